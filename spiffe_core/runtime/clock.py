@@ -1,0 +1,45 @@
+"""Time, which comes in by argument: decisions take ``now``, loops take a ``Clock``."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time and waits."""
+
+    def now(self) -> datetime:
+        """The current time, UTC, aware."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards, for measuring how long something took."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that many seconds."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """The current time, UTC, aware."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that many seconds."""
+        await asyncio.sleep(seconds)
+
+
+def unix(moment: datetime) -> int:
+    """Whole Unix seconds of an aware time, as every wire message and table holds them."""
+    return int(moment.timestamp())
+
+
+def from_unix(seconds: int) -> datetime:
+    """The aware time of Unix seconds."""
+    return datetime.fromtimestamp(seconds, UTC)
