@@ -1,0 +1,1 @@
+"""Made of the .proto files here by ``spiffe_core.api.generate``."""
