@@ -20,6 +20,10 @@ from spiffe_core.ids import TrustDomain
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 """The key types of SVIDs and authorities."""
+CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+"""The curves of their EC keys: those that a JWT-SVID's algorithms and a bundle document can name."""
+MIN_RSA_BITS: Final = 2048
+"""Shortest RSA key whose signature is believed (RFC 7518 §3.3)."""
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
 """Longest single certificate that is read."""
@@ -35,7 +39,7 @@ class X509Authority:
     @property
     def certificate(self) -> x509.Certificate:
         """The parsed certificate."""
-        return load_certificate(self.der)
+        return _authority_certificate(self.der)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class JwtAuthority:
     @property
     def public_key(self) -> PublicKey:
         """The parsed key."""
-        return load_public_key(self.public_key_der)
+        return _authority_key(self.public_key_der)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,8 @@ class Bundle:
         )
 
 
-@lru_cache(maxsize=256)
 def load_certificate(der: bytes) -> x509.Certificate:
-    """Parse one DER certificate, cached.
+    """Parse one DER certificate.
 
     Raises:
         InvalidBundle: if it is none, is too long, or has a key that no SVID may have.
@@ -120,38 +123,50 @@ def load_certificate(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise InvalidBundle(f"malformed certificate: {exc}") from exc
-    if not isinstance(key, PublicKey):
-        raise InvalidBundle("certificate's key is neither EC nor RSA")
+    _check_key(key, "certificate's key")
     return certificate
 
 
-@lru_cache(maxsize=256)
 def load_public_key(der: bytes) -> PublicKey:
-    """Parse one PKIX DER public key, cached.
+    """Parse one PKIX DER public key.
 
     Raises:
-        InvalidBundle: if it is none, or neither EC nor RSA.
+        InvalidBundle: if it is none, or one that no SVID may have.
     """
     try:
         key = load_der_public_key(der)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise InvalidBundle(f"malformed public key: {exc}") from exc
+    return _check_key(key, "public key")
+
+
+def _check_key(key: object, what: str) -> PublicKey:
     if not isinstance(key, PublicKey):
-        raise InvalidBundle("public key is neither EC nor RSA")
+        raise InvalidBundle(f"{what} is neither EC nor RSA")
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in CURVES:
+        raise InvalidBundle(f"{what} is on curve {key.curve.name}, not P-256, P-384 or P-521")
     return key
 
 
-def split_certificates(der: bytes) -> tuple[bytes, ...]:
+# Authorities are few and used again and again.  What a peer presents is parsed anew: it costs a tenth of
+# checking one signature, and nobody can fill these caches from outside.
+_authority_certificate: Final = lru_cache(maxsize=1024)(load_certificate)
+_authority_key: Final = lru_cache(maxsize=1024)(load_public_key)
+
+
+def split_certificates(der: bytes, at_most: int = 10_000) -> tuple[bytes, ...]:
     """The certificates of a concatenation of DER, each by itself, unparsed.
 
     Raises:
-        InvalidBundle: if the bytes are not exactly a sequence of DER SEQUENCEs.
+        InvalidBundle: if the bytes are not exactly a sequence of DER SEQUENCEs, or are too many of them.
     """
-    found = []
+    found: list[bytes] = []
     at = 0
     while at < len(der):
+        if len(found) == at_most:
+            raise InvalidBundle(f"more than {at_most} certificates")
         end = at + _der_length(der, at)
         if end > len(der):
             raise InvalidBundle("truncated certificate")

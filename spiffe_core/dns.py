@@ -60,9 +60,9 @@ def _check_label(label: str, name: str) -> None:
     if not _LABEL.fullmatch(label):
         raise InvalidEntry(f"invalid DNS name {name[:80]!r}: label {label[:63]!r} is not allowed")
     if label[2:4] == "--":
+        if not label.startswith("xn--"):
+            raise InvalidEntry(f"invalid DNS name {name[:80]!r}: label {label!r} has hyphens where only an A-label may")
         try:
-            decoded = idna.ulabel(label)
+            idna.ulabel(label)
         except idna.IDNAError as exc:
             raise InvalidEntry(f"invalid DNS name {name[:80]!r}: label {label!r} is no valid IDNA label") from exc
-        if decoded == label:
-            raise InvalidEntry(f"invalid DNS name {name[:80]!r}: label {label!r} has hyphens where only an A-label may")

@@ -18,6 +18,7 @@ EntryId = NewType("EntryId", str)
 MAX_HINT_BYTES: Final = 1024
 """Longest hint (SPIFFE_Workload_API.md §8)."""
 _ENTRY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_UNSTORABLE: Final = re.compile(r"[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,6 +93,7 @@ def check_entry(entry: Entry, trust_domain: TrustDomain) -> None:
         raise InvalidEntry("JWTSVIDTTL is negative")
     if entry.expires_at < 0:
         raise InvalidEntry("expiry is negative")
+    _check_texts((entry.hint, *(text for s in entry.selectors for text in (s.type, s.value))))
     if len(entry.hint.encode()) > MAX_HINT_BYTES:
         raise InvalidEntry(f"hint is too long, max length is {MAX_HINT_BYTES} characters")
     if entry.id and not _ENTRY_ID.fullmatch(entry.id):
@@ -125,6 +127,13 @@ def check_workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
 def unique_selectors(selectors: Iterable[Selector]) -> tuple[Selector, ...]:
     """The selectors in their order, each once."""
     return tuple(dict.fromkeys(selectors))
+
+
+def _check_texts(texts: Iterable[str]) -> None:
+    """Raise unless every message and every database can hold the texts."""
+    for text in texts:
+        if _UNSTORABLE.search(text):
+            raise InvalidEntry(f"{text[:80]!r} holds a character that cannot be stored: NUL or half a surrogate pair")
 
 
 def _check_member(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:

@@ -70,7 +70,7 @@ class SpiffeId:
         path = self.path
         if path:
             if path[0] != "/":
-                raise InvalidSpiffeId(f"path {path!r} must have a leading slash")
+                raise InvalidSpiffeId(f"path {path[:80]!r} must have a leading slash")
             if not _PATH.fullmatch(path) or "/." in path:
                 _explain_path(path)
         if len(SCHEME) + len(self.trust_domain.name) + len(path) > MAX_ID_BYTES:

@@ -1,31 +1,40 @@
 """Bundles as documents: the SPIFFE bundle format and plain JWK Sets (SPIFFE_Trust_Domain_and_Bundle.md §4).
 
-Reading follows the standard rather than SPIRE where the two differ: a JWK of unknown type or use, or an
+Reading follows the standards rather than SPIRE where they differ: a JWK of unknown type, curve or use, or an
 X.509 entry without a certificate, is passed over; of several certificates in one entry the first counts.
+What must be used and is malformed makes the whole document invalid: the caller keeps the one it has.
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from spiffe_core.bundle import Bundle, JwtAuthority, PublicKey, X509Authority, load_certificate
+from spiffe_core.bundle import Bundle, JwtAuthority, PublicKey, X509Authority, load_certificate, load_public_key
 from spiffe_core.errors import InvalidBundle
 from spiffe_core.ids import TrustDomain
+from spiffe_core.jose import decode_base64url, encode_base64url, parse_json
 
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
 """Longest bundle document that is read."""
 MAX_SEQUENCE: Final = 2**64 - 1
+"""Largest sequence number that is read: the wire's and SPIRE's type is uint64."""
+MAX_REFRESH_HINT: Final = 2**63 - 1
+"""Largest refresh hint that is read, in seconds: its type on the wire is int64."""
 
 X509_USE: Final = "x509-svid"
 JWT_USE: Final = "jwt-svid"
-_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e")
+MAX_RSA_BYTES: Final = 2048
+"""Longest RSA modulus that is read: 16384 bits, beyond which OpenSSL verifies nothing."""
+_CURVES: Final[Mapping[str, ec.EllipticCurve]] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+}
+_CURVE_NAMES: Final = {curve.name: name for name, curve in _CURVES.items()}
 
 
 def dump_spiffe_bundle(bundle: Bundle) -> str:
@@ -64,8 +73,8 @@ def load_spiffe_bundle(trust_domain: TrustDomain, document: str | bytes) -> Bund
     if len(document) > MAX_DOCUMENT_BYTES:
         raise InvalidBundle(f"bundle document is longer than {MAX_DOCUMENT_BYTES} bytes")
     try:
-        parsed = json.loads(document)
-    except (ValueError, RecursionError) as exc:
+        parsed = parse_json(document)
+    except ValueError as exc:
         raise InvalidBundle(f"bundle document is no JSON: {exc}") from exc
     if not isinstance(parsed, dict) or not isinstance(parsed.get("keys"), list):
         raise InvalidBundle('bundle document has no array "keys"')
@@ -74,8 +83,8 @@ def load_spiffe_bundle(trust_domain: TrustDomain, document: str | bytes) -> Bund
         trust_domain,
         x509_authorities,
         jwt_authorities,
-        refresh_hint=_whole_number(parsed, "spiffe_refresh_hint"),
-        sequence_number=_whole_number(parsed, "spiffe_sequence"),
+        refresh_hint=_whole_number(parsed, "spiffe_refresh_hint", MAX_REFRESH_HINT),
+        sequence_number=_whole_number(parsed, "spiffe_sequence", MAX_SEQUENCE),
     )
 
 
@@ -85,7 +94,7 @@ def _read_keys(jwks: Sequence[object]) -> tuple[tuple[X509Authority, ...], tuple
     for number, jwk in enumerate(jwks):
         if not isinstance(jwk, dict):
             raise InvalidBundle(f"keys[{number}] is no object")
-        if jwk.get("kty") not in {"EC", "RSA"}:
+        if not _understood(jwk):
             continue
         if jwk.get("use") == X509_USE:
             if der := _first_x5c(jwk, number):
@@ -97,14 +106,21 @@ def _read_keys(jwks: Sequence[object]) -> tuple[tuple[X509Authority, ...], tuple
     return tuple(x509_authorities.values()), tuple(jwt_authorities.values())
 
 
+def _understood(jwk: Mapping[str, Any]) -> bool:
+    """Whether the key is of a type and curve that SVIDs have; any other is ignored (§4.2.1, RFC 7517 §5)."""
+    kty, crv = jwk.get("kty"), jwk.get("crv")
+    return kty == "RSA" or (kty == "EC" and (crv is None or (isinstance(crv, str) and crv in _CURVES)))
+
+
 def _jwk(key: PublicKey) -> dict[str, str]:
-    """The members of RFC 7517 that describe the key itself, and no others (PyJWT adds ``key_ops``)."""
-    jwk: Mapping[str, Any]
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        jwk = ECAlgorithm.to_jwk(key, as_dict=True)
-    else:
-        jwk = RSAAlgorithm.to_jwk(key, as_dict=True)
-    return {name: jwk[name] for name in _MEMBERS if name in jwk}
+    """The members that describe the key itself, and no others (RFC 7518 §6)."""
+    if isinstance(key, rsa.RSAPublicKey):
+        rsa_numbers = key.public_numbers()
+        return {"kty": "RSA", "n": _encode_number(rsa_numbers.n), "e": _encode_number(rsa_numbers.e)}
+    numbers = key.public_numbers()
+    size = _size(key.curve)
+    x, y = numbers.x.to_bytes(size), numbers.y.to_bytes(size)
+    return {"kty": "EC", "crv": _CURVE_NAMES[key.curve.name], "x": encode_base64url(x), "y": encode_base64url(y)}
 
 
 def _jwt_jwk(authority: JwtAuthority, use: str = "") -> dict[str, str]:
@@ -127,7 +143,7 @@ def _first_x5c(jwk: Mapping[str, Any], number: int) -> bytes | None:
         return None
     try:
         der = base64.b64decode(chain[0], validate=True)
-    except (TypeError, binascii.Error, ValueError) as exc:
+    except (TypeError, ValueError) as exc:
         raise InvalidBundle(f"keys[{number}].x5c is not standard base64") from exc
     load_certificate(der)
     return der
@@ -137,21 +153,41 @@ def _load_jwt_jwk(jwk: Mapping[str, Any], number: int) -> JwtAuthority:
     key_id = jwk.get("kid")
     if not isinstance(key_id, str) or not key_id:
         raise InvalidBundle(f"keys[{number}] is a JWT authority without kid")
-    key: object
     try:
-        if jwk["kty"] == "EC":
-            key = ECAlgorithm.from_jwk({name: jwk[name] for name in ("kty", "crv", "x", "y")})
-        else:
-            key = RSAAlgorithm.from_jwk({name: jwk[name] for name in ("kty", "n", "e")})
-    except (KeyError, TypeError, ValueError, jwt.PyJWTError) as exc:
+        key = _load_ec(jwk) if jwk["kty"] == "EC" else _load_rsa(jwk)
+    except (KeyError, ValueError) as exc:
         raise InvalidBundle(f"keys[{number}] is a malformed {jwk['kty']} key") from exc
-    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
-        raise InvalidBundle(f"keys[{number}] is no public key")
-    return JwtAuthority(key_id, key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    load_public_key(der)
+    return JwtAuthority(key_id, der)
 
 
-def _whole_number(document: Mapping[str, Any], name: str) -> int:
+def _load_ec(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
+    curve = _CURVES[jwk["crv"]]
+    x, y = decode_base64url(jwk["x"]), decode_base64url(jwk["y"])
+    if len(x) != _size(curve) or len(y) != _size(curve):
+        raise ValueError("coordinate of the wrong length")
+    return ec.EllipticCurvePublicNumbers(int.from_bytes(x), int.from_bytes(y), curve).public_key()
+
+
+def _load_rsa(jwk: Mapping[str, Any]) -> rsa.RSAPublicKey:
+    n, e = decode_base64url(jwk["n"]), decode_base64url(jwk["e"])
+    if len(n) > MAX_RSA_BYTES or len(e) > MAX_RSA_BYTES:
+        raise ValueError("number too long")
+    return rsa.RSAPublicNumbers(int.from_bytes(e), int.from_bytes(n)).public_key()
+
+
+def _encode_number(number: int) -> str:
+    return encode_base64url(number.to_bytes((number.bit_length() + 7) // 8))
+
+
+def _size(curve: ec.EllipticCurve) -> int:
+    """Bytes of one coordinate (RFC 7518 §6.2.1.2)."""
+    return (curve.key_size + 7) // 8
+
+
+def _whole_number(document: Mapping[str, Any], name: str, largest: int) -> int:
     value = document.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEQUENCE:
-        raise InvalidBundle(f"{name} is no whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        raise InvalidBundle(f"{name} is no whole number from 0 to {largest}")
     return value

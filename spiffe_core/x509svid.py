@@ -12,15 +12,15 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import verification
-from cryptography.x509.oid import ExtensionOID
 
-from spiffe_core.bundle import Bundle, load_certificate, split_certificates
+from spiffe_core.bundle import MIN_RSA_BITS, Bundle, X509Authority, load_certificate, split_certificates
 from spiffe_core.errors import InvalidBundle, InvalidSpiffeId, InvalidX509Svid
 from spiffe_core.ids import SpiffeId
 
 Chain = tuple[x509.Certificate, ...]
-"""Certificates, leaf first, each signed by the next; never empty."""
+"""Certificates, leaf first; never empty.  What a peer presents may be in any order after the leaf."""
 
 MAX_CHAIN: Final = 10
 """Longest chain that is read, in certificates."""
@@ -28,7 +28,11 @@ MAX_CHAIN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class X509Svid:
-    """A chain that passed every check, and the ID that it proves."""
+    """A chain that passed every check, and the ID that it proves.
+
+    Each certificate is signed by the next, the last by an authority of the bundle; what else was presented is
+    not in it.
+    """
 
     id: SpiffeId
     chain: Chain
@@ -51,7 +55,7 @@ def parse_chain(der: bytes | Sequence[bytes]) -> Chain:
         InvalidX509Svid: if there is none, or a certificate is malformed.
     """
     try:
-        ders = split_certificates(der) if isinstance(der, bytes) else tuple(der)
+        ders = split_certificates(der, at_most=MAX_CHAIN) if isinstance(der, bytes) else tuple(der)
         if not 1 <= len(ders) <= MAX_CHAIN:
             raise InvalidX509Svid(f"certificate chain has {len(ders)} certificates, not 1 to {MAX_CHAIN}")
         return tuple(load_certificate(one) for one in ders)
@@ -66,11 +70,9 @@ def id_of(certificate: x509.Certificate) -> SpiffeId:
         InvalidX509Svid: if it has no URI SAN, more than one, or one that is no SPIFFE ID.
     """
     try:
-        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        san = _extensions(certificate).get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise InvalidX509Svid("certificate has no URI SAN") from None
-    except (ValueError, x509.DuplicateExtension) as exc:
-        raise InvalidX509Svid(f"malformed certificate extensions: {exc}") from exc
     uris = san.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise InvalidX509Svid(f"certificate has {'more than one' if uris else 'no'} URI SAN")
@@ -89,10 +91,10 @@ def check_leaf(leaf: x509.Certificate) -> SpiffeId:
     spiffe_id = id_of(leaf)
     if not spiffe_id.path:
         raise InvalidX509Svid(f'leaf certificate\'s ID "{spiffe_id}" has no path: only a signing certificate may')
-    if _basic_constraints(leaf):
+    if is_ca(leaf):
         raise InvalidX509Svid("leaf certificate must not have CA flag set to true")
     try:
-        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+        usage = _extensions(leaf).get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         raise InvalidX509Svid("leaf certificate has no key usage") from None
     if usage.key_cert_sign:
@@ -101,6 +103,9 @@ def check_leaf(leaf: x509.Certificate) -> SpiffeId:
         raise InvalidX509Svid("leaf certificate must not have 'cRLSign' set as key usage")
     if not usage.digital_signature:
         raise InvalidX509Svid("leaf certificate must have 'digitalSignature' set as key usage")
+    key = leaf.public_key()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+        raise InvalidX509Svid(f"leaf certificate's RSA key has {key.key_size} bits, fewer than {MIN_RSA_BITS}")
     return spiffe_id
 
 
@@ -118,40 +123,64 @@ def verify_x509_svid(chain: Chain, bundle: Bundle, now: datetime) -> X509Svid:
         raise InvalidX509Svid(
             f'"{spiffe_id}" is not of trust domain "{bundle.trust_domain}", whose bundle cannot vouch for it'
         )
-    for certificate in chain:
-        if now > certificate.not_valid_after_utc:
-            raise InvalidX509Svid(f"certificate has expired: not after {certificate.not_valid_after_utc:%FT%TZ}")
-        if now < certificate.not_valid_before_utc:
-            raise InvalidX509Svid(f"certificate is not yet valid: not before {certificate.not_valid_before_utc:%FT%TZ}")
+    _check_time(chain[0], now)
     try:
-        store = _store(tuple(a.der for a in bundle.x509_authorities))
+        store = _store(bundle.x509_authorities)
         builder = verification.PolicyBuilder().store(store).time(now).max_chain_depth(MAX_CHAIN)
         policies = builder.extension_policies(ca_policy=_CA_POLICY, ee_policy=_LEAF_POLICY)
-        policies.build_client_verifier().verify(chain[0], list(chain[1:]))
+        path = policies.build_client_verifier().verify(chain[0], list(chain[1:])).chain
     except verification.VerificationError as exc:
+        for certificate in chain[1:]:  # the likeliest cause, which the library does not name
+            _check_time(certificate, now)
+        reason = str(exc).partition(" (encountered processing")[0]
         raise InvalidX509Svid(
-            f'certificate does not chain to an X.509 authority of trust domain "{bundle.trust_domain}": {exc}'
+            f'certificate does not chain to an X.509 authority of trust domain "{bundle.trust_domain}": {reason[:160]}'
         ) from exc
-    return X509Svid(spiffe_id, chain)
+    return X509Svid(spiffe_id, tuple(path[:-1]))
+
+
+def _check_time(certificate: x509.Certificate, now: datetime) -> None:
+    if now > certificate.not_valid_after_utc:
+        raise InvalidX509Svid(f"certificate has expired: not after {certificate.not_valid_after_utc:%FT%TZ}")
+    if now < certificate.not_valid_before_utc:
+        raise InvalidX509Svid(f"certificate is not yet valid: not before {certificate.not_valid_before_utc:%FT%TZ}")
 
 
 @lru_cache(maxsize=64)
-def _store(authorities: tuple[bytes, ...]) -> verification.Store:
+def _store(authorities: tuple[X509Authority, ...]) -> verification.Store:
     """The trust anchors of one bundle; what is no CA certificate vouches for nothing."""
-    anchors = [c for c in map(load_certificate, authorities) if _basic_constraints(c)]
+    anchors = [a.certificate for a in authorities if _is_anchor(a)]
     if not anchors:
         raise InvalidX509Svid("the bundle has no X.509 authority")
     return verification.Store(anchors)
 
 
-def _basic_constraints(certificate: x509.Certificate) -> bool:
-    """Whether the certificate is a CA's; one without the extension is not."""
+def _is_anchor(authority: X509Authority) -> bool:
+    """Whether the authority is a CA certificate; one that cannot be read must not spoil the others."""
     try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        return is_ca(authority.certificate)
+    except (InvalidBundle, InvalidX509Svid):
+        return False
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Whether the certificate is a CA's; one without basic constraints is not.
+
+    Raises:
+        InvalidX509Svid: if its extensions are malformed.
+    """
+    try:
+        return _extensions(certificate).get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
-    except (ValueError, x509.DuplicateExtension) as exc:
-        raise InvalidX509Svid(f"malformed certificate extensions: {exc}") from exc
+
+
+def _extensions(certificate: x509.Certificate) -> x509.Extensions:
+    """The certificate's extensions, which are parsed only when they are asked for."""
+    try:
+        return certificate.extensions
+    except Exception as exc:  # the parser's border: a KeyError, too, means a malformed certificate
+        raise InvalidX509Svid(f"malformed certificate extensions: {str(exc)[:160]}") from exc
 
 
 def _is_ca(_policy: verification.Policy, _certificate: x509.Certificate, extension: x509.BasicConstraints) -> None:
@@ -177,18 +206,25 @@ _LEAF_POLICY: Final = verification.ExtensionPolicy.permit_all().require_present(
 
 
 def subject_key_id(certificate: x509.Certificate) -> bytes:
-    """The certificate's subject key identifier, or the one of RFC 5280 §4.2.1.2 (1) computed from its key."""
+    """The certificate's subject key identifier, or the one of RFC 5280 §4.2.1.2 (1) computed from its key.
+
+    Raises:
+        InvalidX509Svid: if its extensions are malformed.
+    """
     try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        return _extensions(certificate).get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
         return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
 
 
 def authority_key_id(certificate: x509.Certificate) -> bytes:
-    """The certificate's authority key identifier, empty if it has none."""
+    """The certificate's authority key identifier, empty if it has none.
+
+    Raises:
+        InvalidX509Svid: if its extensions are malformed.
+    """
     try:
-        extension = certificate.extensions.get_extension_for_oid(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+        extension = _extensions(certificate).get_extension_for_class(x509.AuthorityKeyIdentifier)
     except x509.ExtensionNotFound:
         return b""
-    assert isinstance(extension.value, x509.AuthorityKeyIdentifier)
     return extension.value.key_identifier or b""
