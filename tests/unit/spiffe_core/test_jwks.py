@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import jwt
 import pytest
@@ -24,6 +25,11 @@ CURVES = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R
 KEYS = [*(ec.generate_private_key(curve) for curve in CURVES.values()), rsa_key(2048)]
 CA = ca()
 OTHER_CA = ca()
+
+
+def shape(case):
+    """A test's name for its case, without what differs from run to run."""
+    return re.sub(r"[A-Za-z0-9_+/=-]{31,}", "...", str(case))
 
 
 def pkix(key):
@@ -266,7 +272,7 @@ def test_a_document_is_read_up_to_its_largest_size():
         {**x509_jwk(OTHER_CA), "x5c": x5c(OTHER_CA)[0]},
         {},
     ],
-    ids=str,
+    ids=shape,
 )
 def test_a_key_that_is_not_understood_is_passed_over_and_the_others_count(jwk):
     assert load({"keys": [jwk, GOOD_X509, GOOD_JWT]}) == GOOD
@@ -280,7 +286,7 @@ def test_of_several_certificates_in_one_entry_the_first_counts():
 
 
 @pytest.mark.conformance("BD-8", "X-32", "J-20")
-@pytest.mark.parametrize("keys", [[], [{"kty": "AKP", "use": "jwt-svid"}], [{**GOOD_JWT, "use": "sig"}]], ids=str)
+@pytest.mark.parametrize("keys", [[], [{"kty": "AKP", "use": "jwt-svid"}], [{**GOOD_JWT, "use": "sig"}]], ids=shape)
 def test_a_document_without_usable_keys_is_an_empty_bundle_and_no_error(keys):
     bundle = load({"keys": keys, "spiffe_sequence": 9})
 
@@ -374,7 +380,7 @@ def test_kids_differ_by_case():
         {"x": encode_base64url(bytes(32)), "y": encode_base64url(bytes(32))},
         {"kty": "RSA"},
     ],
-    ids=str,
+    ids=shape,
 )
 def test_a_malformed_ec_key_is_refused(changes):
     with pytest.raises(InvalidBundle, match=r"keys\[0\] is a malformed (EC|RSA) key"):
@@ -396,7 +402,7 @@ def test_a_malformed_ec_key_is_refused(changes):
         {"e": "A" * 10**6},
         {"kty": "EC"},
     ],
-    ids=lambda c: str(c)[:40],
+    ids=shape,
 )
 def test_a_malformed_rsa_key_is_refused(changes):
     with pytest.raises(InvalidBundle, match=r"keys\[0\] is a malformed (EC|RSA) key"):

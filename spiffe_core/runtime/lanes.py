@@ -1,0 +1,193 @@
+"""Lanes: the bounded pool of threads in which calls to a device run.
+
+A device may be slow or hang, and a C call cannot be cancelled.  So every call has a deadline; a queue that is
+full refuses at once; a lane whose call has passed its deadline counts as lost until the call returns.  When all
+lanes are lost the breaker is open: calls are refused without waiting, and ``health`` says so.
+
+Lanes hide a slow device; they do not make a fast one faster, since Python code in them shares one interpreter
+lock.  So there is one lane to begin with, and more are added only while calls wait and the device is slow.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final, Generic, TypeVar, cast
+
+from spiffe_core.errors import KeyManagerUnavailable, ResourceExhausted, Unavailable
+
+T = TypeVar("T")
+
+SLOW: Final = 0.002
+"""Mean seconds a unit of work above which a waiting call justifies one more lane."""
+_SMOOTHING: Final = 0.1
+_PATIENCE: Final = 3
+"""A call of many units may take that many times what its units take on average, if that is past the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneHealth:
+    """How the lanes are doing."""
+
+    lanes: int
+    lost: int
+    queued: int
+    seconds_per_unit: float
+
+    @property
+    def open(self) -> bool:
+        """Whether the breaker is open: no lane is left that would take a call."""
+        return self.lost >= self.lanes
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[T]):
+    work: Callable[[], T]
+    units: int
+    done: Callable[[T | None, BaseException | None], None]
+    started: float = 0.0
+    abandoned: bool = False
+
+
+class Lanes:
+    """Runs blocking calls of one device for an event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        most: int = 16,
+        queue: int = 1024,
+        deadline: float = 10.0,
+        slow: float = SLOW,
+        unavailable: type[Unavailable] = KeyManagerUnavailable,
+    ) -> None:
+        """Take the device's name for messages and its limits.
+
+        ``deadline`` is how many seconds a call of one unit may take, its wait included; ``slow`` the mean seconds
+        a unit of work takes from which on a waiting call justifies one more lane; ``unavailable`` what is raised.
+        """
+        self._name = name
+        self._most = most
+        self._slow = slow
+        self._unavailable = unavailable
+        self._queue_limit = queue
+        self._deadline = deadline
+        self._queue: deque[_Call[object]] = deque()
+        self._ready = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+        self._lost = 0
+        self._closed = False
+        self._seconds_per_unit = 0.0
+
+    def health(self) -> LaneHealth:
+        """A snapshot."""
+        return LaneHealth(max(self._threads, 1), self._lost, len(self._queue), self._seconds_per_unit)
+
+    async def run(self, work: Callable[[], T], *, units: int = 1) -> T:
+        """Run ``work`` in a lane and return what it returns or raise what it raises.
+
+        Raises:
+            ResourceExhausted: if too many calls wait already.
+            Unavailable: if the deadline passes, or no lane is left because calls hang.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(cast("T", result))
+                else:
+                    future.set_exception(error)
+
+        call = _Call(work, units, lambda result, error: _call_soon(loop, settle, result, error))
+        self._submit(cast("_Call[object]", call))
+        deadline = max(self._deadline, _PATIENCE * units * self._seconds_per_unit)
+        try:
+            async with asyncio.timeout(deadline):
+                return await future
+        except TimeoutError:
+            self._abandon(cast("_Call[object]", call))
+            raise self._unavailable(
+                f"{self._name} did not answer within {deadline:.3g} s; the call may still be running there"
+            ) from None
+        except asyncio.CancelledError:
+            self._abandon(cast("_Call[object]", call))
+            raise
+
+    def close(self) -> None:
+        """Let the lanes end once their calls have; nothing new is taken."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+    def _submit(self, call: _Call[object]) -> None:
+        with self._ready:
+            if self._closed:
+                raise self._unavailable(f"{self._name} is shutting down")
+            if len(self._queue) >= self._queue_limit:
+                raise ResourceExhausted(f"{self._name} has {self._queue_limit} calls waiting: try again later")
+            if self._lost and self._lost >= self._most:
+                raise self._unavailable(f"{self._name} does not answer: {self._lost} calls hang in it")
+            self._queue.append(call)
+            if not self._idle and self._may_add_lane():
+                self._threads += 1
+                threading.Thread(target=self._lane, name=f"{self._name}-lane", daemon=True).start()
+            self._ready.notify()
+
+    def _may_add_lane(self) -> bool:
+        working = self._threads - self._lost
+        return working < 1 or (self._threads < self._most and self._seconds_per_unit > self._slow)
+
+    def _abandon(self, call: _Call[object]) -> None:
+        """Nobody waits for the call any more: skip it if it waits, count its lane as lost if it runs."""
+        with self._ready:
+            call.abandoned = True
+            if call.started:
+                self._lost += 1
+            else:
+                self._queue = deque(other for other in self._queue if other is not call)
+
+    def _lane(self) -> None:
+        while call := self._next():
+            result: object = None
+            error: BaseException | None = None
+            try:
+                result = call.work()
+            except BaseException as exc:  # noqa: BLE001  whatever it is belongs to the caller, who awaits it
+                error = exc
+            with self._ready:
+                if call.abandoned:
+                    self._lost -= 1
+                taken = (monotonic() - call.started) / call.units
+                self._seconds_per_unit += _SMOOTHING * (taken - self._seconds_per_unit)
+                call.started = 0.0
+            call.done(result, error)
+
+    def _next(self) -> _Call[object] | None:
+        with self._ready:
+            self._idle += 1
+            while not self._queue and not self._closed:
+                self._ready.wait()
+            self._idle -= 1
+            if not self._queue:
+                self._threads -= 1
+                return None
+            call = self._queue.popleft()
+            call.started = monotonic()
+            return call
+
+
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, settle: Callable[..., None], result: object, error: BaseException | None
+) -> None:
+    """Hand a result to the loop, which may have been closed while the device was busy."""
+    if not loop.is_closed():
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:  # closed in between: there is nobody left to tell
+            return
