@@ -2,22 +2,26 @@
 
 A key is a ``cryptography`` private key that lives elsewhere.  ``Key.private`` goes as it is into
 ``CertificateBuilder.sign`` and ``jwt.encode``; only its ``sign`` and ``public_key`` work, and what would
-reveal it raises.  So nothing above this package learns which backend it talks to.
+reveal it raises ``KeyNotRevealed``.  So nothing above this package learns which backend it talks to.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import NewType, Protocol, runtime_checkable
+from typing import Final, NewType, Protocol, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from spiffe_core.bundle import PublicKey
+from spiffe_core.errors import InvalidInput, Unsupported
 
 KeyId = NewType("KeyId", str)
 """Names a key inside one key manager: 1 to 128 of ``[A-Za-z0-9._-]``, never used twice."""
+
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -29,6 +33,26 @@ class KeyType(StrEnum):
     EC_P384 = "ec-p384"
     RSA_2048 = "rsa-2048"
     RSA_4096 = "rsa-4096"
+
+    @property
+    def curve(self) -> ec.EllipticCurve | None:
+        """The curve of an EC key; None for RSA."""
+        return _CURVES.get(self)
+
+    @property
+    def bits(self) -> int:
+        """Length of the curve's field or of the RSA modulus."""
+        return int(self.value.rpartition("-")[2].removeprefix("p"))
+
+
+_CURVES: Final[Mapping[KeyType, ec.EllipticCurve]] = {
+    KeyType.EC_P256: ec.SECP256R1(),
+    KeyType.EC_P384: ec.SECP384R1(),
+}
+
+
+class KeyNotRevealed(Unsupported, TypeError):
+    """Somebody asked a key for its private half, or for something that it is not for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +115,34 @@ class SharedKeyManager(Protocol):
     @property
     def authority_group(self) -> str:
         """Servers that share the database and this name sign with the same keys."""
+
+
+def check_key_id(key_id: str) -> KeyId:
+    """The same text as a key id.
+
+    Raises:
+        InvalidInput: if it cannot be one.
+    """
+    if not _KEY_ID.fullmatch(key_id):
+        raise InvalidInput(f"key id {key_id[:80]!r} is invalid: it must be 1 to 128 letters, digits, '.', '_' or '-'")
+    return KeyId(key_id)
+
+
+def key_type_of(key: PublicKey) -> KeyType:
+    """The type of a key, by its public half.
+
+    Raises:
+        Unsupported: if it is none of ours.
+    """
+    name = f"rsa-{key.key_size}" if isinstance(key, rsa.RSAPublicKey) else _CURVE_TYPES.get(key.curve.name, "")
+    try:
+        return KeyType(name)
+    except ValueError:
+        kind = "RSA" if isinstance(key, rsa.RSAPublicKey) else f"EC ({key.curve.name})"
+        raise Unsupported(f"keys of type {kind} with {key.key_size} bits are not supported") from None
+
+
+_CURVE_TYPES: Final = {curve.name: kind for kind, curve in _CURVES.items()}
 
 
 def fingerprint(key: PublicKey) -> str:

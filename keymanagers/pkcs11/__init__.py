@@ -1,0 +1,15 @@
+"""KeyManager ``pkcs11``: keys in an HSM, through its Cryptoki library (PKCS #11 2.40).
+
+From the C interface upwards::
+
+    cryptoki   one C function each, as Python
+    faults     what each return value means and what cures it: the one table
+    module     the library, initialised once per process, for threads; re-initialised when nobody is in it
+    token      which token, and logging in to it once
+    device     its sessions, one operation each, and the ladder of recovery
+    objects    how our keys are written to a token and read from it
+    keys       a key as ``cryptography`` sees it
+    manager    the key manager; ``config`` and ``uri`` say what it is told
+
+The names of attributes and mechanisms are python-pkcs11's; the calls are ours (docs/adr/0003).
+"""

@@ -1,0 +1,136 @@
+"""What KeyManager "pkcs11" is told: which library, which token in it, where its PIN is, and whose keys."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from keymanagers.pkcs11.cryptoki import TokenInfo
+from keymanagers.pkcs11.pin import PinFile
+from keymanagers.pkcs11.uri import Pkcs11Uri
+from spiffe_core.errors import InvalidConfig
+
+_GROUP: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_NOT_SELECTING: Final = {
+    "slot_id": "slot numbers change from start to start: name the token, and its serial number",
+    "object": "it names an object, and a whole token is wanted",
+    "type": "it names objects, and a whole token is wanted",
+    "id": "it names an object, and a whole token is wanted",
+    "slot_manufacturer": "a token is chosen by what it says of itself, not by its slot",
+    "slot_description": "a token is chosen by what it says of itself, not by its slot",
+    "library_manufacturer": "the library is chosen by module-path, or by the setting module",
+    "library_version": "the library is chosen by module-path, or by the setting module",
+    "library_description": "the library is chosen by module-path, or by the setting module",
+    "module_name": "libraries are not searched for: give module-path, or the setting module",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSelector:
+    """Which token is meant; what is empty does not matter."""
+
+    label: str = ""
+    serial: str = ""
+    manufacturer: str = ""
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        """How messages call the token."""
+        return self.label or self.serial or self.model or self.manufacturer
+
+    def matches(self, info: TokenInfo) -> bool:
+        """Whether a token is what is meant."""
+        return all(
+            not wanted or wanted == found
+            for wanted, found in (
+                (self.label, info.label),
+                (self.serial, info.serial),
+                (self.manufacturer, info.manufacturer),
+                (self.model, info.model),
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pkcs11Config:
+    """``plugin_data`` of KeyManager "pkcs11": ``module`` and ``token``, or ``uri``, say where the keys live."""
+
+    module: Path | None = None
+    """The Cryptoki library, such as `/usr/lib/softhsm/libsofthsm2.so`."""
+    token: str = ""
+    """Label of an initialised token. Exactly one token must match."""
+    serial: str = ""
+    """Serial number of the token, where its label alone is not enough."""
+    uri: Pkcs11Uri | None = None
+    """The token as a PKCS #11 URI (RFC 7512), in place of `token` and `serial`; with `module-path` and `pin-source` \
+in it also in place of `module` and `pin_source`."""
+    pin_source: str = field(default="", repr=False)
+    """File that holds the user PIN, as a path with a slash in it or a `file:` URI. Mode 0400."""
+    authority_group: str = ""
+    """Whose keys these are: servers that share the token and this name share the keys. A server's default is its \
+trust domain."""
+    max_sessions: int = 16
+    """Most operations at once. The token's own limit counts too; one session more keeps the login."""
+    timeout: timedelta = timedelta(seconds=10)
+    """Longest that an operation waits for a session, or for the library to be re-initialised."""
+    reinitialize_interval: timedelta = timedelta(seconds=10)
+    """Shortest time between two re-initialisations of the library because of this token. Each disturbs every user of \
+the library in this process."""
+    verify_signatures: bool = False
+    """Check each signature with the public key before it is handed out. A server's authorities do so anyway."""
+
+    def __post_init__(self) -> None:
+        _check_uri(self)
+        if not str(self.library):
+            raise InvalidConfig("module must be configured")
+        if not self.selector.name:
+            raise InvalidConfig("token must be configured")
+        if not _GROUP.fullmatch(self.authority_group):
+            raise InvalidConfig("authority_group: must be 1 to 255 letters, digits, '.', '_' or '-'")
+        if self.max_sessions < 1:
+            raise InvalidConfig("max_sessions: must be at least 1")
+        if self.timeout <= timedelta():
+            raise InvalidConfig("timeout: must be more than zero")
+        if self.reinitialize_interval < timedelta():
+            raise InvalidConfig("reinitialize_interval: must not be negative")
+        self.pin()
+
+    @property
+    def library(self) -> str:
+        """Path of the Cryptoki library."""
+        return str(self.module) if self.module is not None else (self.uri and self.uri.module_path) or ""
+
+    @property
+    def selector(self) -> TokenSelector:
+        """Which token."""
+        if self.uri is None:
+            return TokenSelector(label=self.token, serial=self.serial)
+        return TokenSelector(
+            label=self.uri.token or "",
+            serial=self.uri.serial or "",
+            manufacturer=self.uri.manufacturer or "",
+            model=self.uri.model or "",
+        )
+
+    def pin(self) -> PinFile | None:
+        """Where the PIN is; None if nothing says so."""
+        source = self.pin_source or (self.uri and self.uri.pin_source)
+        return PinFile.parse(source) if source else None
+
+
+def _check_uri(config: Pkcs11Config) -> None:
+    """Raise unless the URI, if there is one, names a token and says nothing that a setting says too."""
+    uri = config.uri
+    if uri is None:
+        return
+    for name, why in _NOT_SELECTING.items():
+        if getattr(uri, name) is not None:
+            raise InvalidConfig(f"uri: attribute {name.replace('_', '-')!r} cannot be used: {why}")
+    if config.token or config.serial:
+        raise InvalidConfig("uri: use it or token and serial, not both")
+    if config.module is not None and uri.module_path is not None:
+        raise InvalidConfig("module: use it or the uri's module-path, not both")
+    if config.pin_source and uri.pin_source is not None:
+        raise InvalidConfig("pin_source: use it or the uri's pin-source, not both")

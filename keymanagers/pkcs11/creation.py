@@ -1,0 +1,135 @@
+"""Making a key in a token, and destroying it.
+
+A private key is SENSITIVE and not EXTRACTABLE, and it signs: it neither decrypts nor unwraps nor derives.  Where
+the module lets itself be told, it can be neither changed nor copied.  What was asked for is read back: a token that
+made a key which it would give away loses it again.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pkcs11 import Attribute, Mechanism, ObjectClass
+
+from keymanagers.base import KeyId, KeyType
+from keymanagers.pkcs11.cryptoki import MechanismCall, Template
+from keymanagers.pkcs11.device import Session
+from keymanagers.pkcs11.faults import REFUSED_TEMPLATE, CryptokiError, NotRepeatable
+from keymanagers.pkcs11.objects import EC_PARAMS, StoredKey, cka_id_of, find, handles_of, label_of, read_public
+from spiffe_core.bundle import PublicKey
+from spiffe_core.errors import AlreadyExists, FailedPrecondition
+
+_EC: Final = MechanismCall(Mechanism.EC_KEY_PAIR_GEN)
+_RSA: Final = MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
+_PUBLIC_EXPONENT: Final = bytes.fromhex("010001")
+
+_CUSTODY: Final[Mapping[Attribute, bool]] = {
+    Attribute.TOKEN: True,
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+}
+"""What must be so, and is read back."""
+_PRIVATE: Final[Template] = {
+    **_CUSTODY,
+    Attribute.SIGN: True,
+    Attribute.SIGN_RECOVER: False,
+    Attribute.DECRYPT: False,
+    Attribute.UNWRAP: False,
+    Attribute.DERIVE: False,
+    Attribute.MODIFIABLE: False,
+    Attribute.COPYABLE: False,
+}
+_LEFT_OUT: Final[tuple[frozenset[Attribute], ...]] = (
+    frozenset(),
+    frozenset({Attribute.COPYABLE}),
+    frozenset({Attribute.COPYABLE, Attribute.MODIFIABLE}),
+)
+"""What is left out of ``_PRIVATE`` in one attempt after the other, for modules that know less."""
+
+
+def create(session: Session, group: str, key_id: KeyId, key_type: KeyType) -> StoredKey:
+    """Make a key pair.
+
+    Raises:
+        AlreadyExists: if there is an object of that id, even what is left of a key.
+        FailedPrecondition: if the token made a key that it would give away; it is destroyed.
+        TokenFault: of any kind.
+    """
+    label = label_of(group, key_id)
+    cka_id = cka_id_of(label)
+    session.check_sight()
+    if handles_of(session, cka_id):
+        raise AlreadyExists(f'key "{key_id}" of group "{group}" exists already in the token; it was not overwritten')
+    names: Mapping[Attribute, str | bytes] = {Attribute.LABEL: label, Attribute.ID: cka_id}
+    try:
+        public, private = _generate(session, _mechanism(key_type), {**_public(key_type), **names}, names)
+        try:
+            made = _check(session, cka_id, public, private)
+        except (AlreadyExists, FailedPrecondition):
+            session.cryptoki.destroy(session.handle, private)
+            session.cryptoki.destroy(session.handle, public)
+            raise
+    except CryptokiError as fault:  # there may be a key now, or half of one
+        raise NotRepeatable(fault) from fault
+    return StoredKey(key_id, cka_id, made)
+
+
+def destroy(session: Session, group: str, key_id: KeyId) -> bool:
+    """Destroy every object of the key; whether there was any."""
+    session.check_sight()
+    handles = handles_of(session, cka_id_of(label_of(group, key_id)))
+    for handle in handles:
+        session.cryptoki.destroy(session.handle, handle)
+    return bool(handles)
+
+
+def _mechanism(key_type: KeyType) -> MechanismCall:
+    return _EC if key_type in EC_PARAMS else _RSA
+
+
+def _public(key_type: KeyType) -> Template:
+    common: Template = {Attribute.TOKEN: True, Attribute.PRIVATE: False, Attribute.VERIFY: True}
+    if key_type in EC_PARAMS:
+        return {**common, Attribute.EC_PARAMS: EC_PARAMS[key_type]}
+    return {
+        **common,
+        Attribute.ENCRYPT: False,
+        Attribute.WRAP: False,
+        Attribute.MODULUS_BITS: key_type.bits,
+        Attribute.PUBLIC_EXPONENT: _PUBLIC_EXPONENT,
+    }
+
+
+def _generate(
+    session: Session, mechanism: MechanismCall, public: Template, names: Mapping[Attribute, str | bytes]
+) -> tuple[int, int]:
+    """C_GenerateKeyPair with the strictest template that the module takes."""
+    *strict, last = _LEFT_OUT
+    for left_out in strict:
+        try:
+            return session.cryptoki.generate_key_pair(session.handle, mechanism, public, _template(names, left_out))
+        except CryptokiError as exc:
+            if exc.rv not in REFUSED_TEMPLATE:
+                raise
+    return session.cryptoki.generate_key_pair(session.handle, mechanism, public, _template(names, last))
+
+
+def _template(names: Mapping[Attribute, str | bytes], left_out: frozenset[Attribute]) -> Template:
+    return {kind: value for kind, value in {**_PRIVATE, **names}.items() if kind not in left_out}
+
+
+def _check(session: Session, cka_id: bytes, public: int, private: int) -> PublicKey:
+    """The public half of a new key, if the key is what was asked for and the only one of its id."""
+    said = session.cryptoki.attributes(session.handle, private, tuple(_CUSTODY))
+    for kind, wanted in _CUSTODY.items():
+        if said.get(kind) != bytes((wanted,)):
+            raise FailedPrecondition(
+                f"the token made a key whose CKA_{kind.name} is not {str(wanted).lower()}; the key was destroyed: "
+                "this token cannot keep keys"
+            )
+    if len(find(session, ObjectClass.PRIVATE_KEY, cka_id)) > 1:
+        raise AlreadyExists("another server made a key of the same id at the same moment; ours was destroyed")
+    made = read_public(session, public)
+    if made is None:
+        raise FailedPrecondition("the token does not show the public half of the key that it made; it was destroyed")
+    return made

@@ -1,0 +1,134 @@
+"""KeyManager ``pkcs11``: keys that are made in a token, sign in it and never leave it.
+
+Keys are the group's: servers that name one token and one ``authority_group`` see and use the same keys; others on
+the same token do not see them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from keymanagers.base import Key, KeyId, KeyType, check_key_id, key_type_of
+from keymanagers.pkcs11 import module as modules
+from keymanagers.pkcs11.config import Pkcs11Config
+from keymanagers.pkcs11.creation import create, destroy
+from keymanagers.pkcs11.device import Device, Session
+from keymanagers.pkcs11.keys import TokenSigner, remote_key
+from keymanagers.pkcs11.objects import StoredKey, private_handles, stored_keys
+from keymanagers.pkcs11.readback import read_back
+from keymanagers.pkcs11.token import Token
+from spiffe_core.errors import KeyNotFound
+
+
+class Pkcs11KeyManager:
+    """The keys of one authority group in one token.  Thread-safe; every method may block on the device."""
+
+    def __init__(self, config: Pkcs11Config, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Load the module, choose the token and log in.
+
+        Raises:
+            InvalidConfig: if the token cannot be used as it is configured.
+            KeyManagerUnavailable: if it does not answer.
+        """
+        self._group = config.authority_group
+        self._verify = config.verify_signatures
+        self._timeout = config.timeout.total_seconds()
+        self._lock = threading.Lock()
+        self._generating = threading.Lock()
+        self._known: dict[KeyId, tuple[Key, TokenSigner]] = {}
+        self._closed = False
+        self._module = modules.acquire(Path(config.library))
+        try:
+            self._device = Device(
+                self._module,
+                Token(self._module, config.selector, config.pin()),
+                max_sessions=config.max_sessions,
+                timeout=self._timeout,
+                reinitialize_interval=config.reinitialize_interval.total_seconds(),
+                monotonic=monotonic,
+            )
+        except BaseException:
+            modules.release(self._module, self._timeout)
+            raise
+
+    @property
+    def authority_group(self) -> str:
+        """Servers that share the database and this name sign with the same keys."""
+        return self._group
+
+    def generate(self, key_id: KeyId, key_type: KeyType) -> Key:
+        """Make a key in the token.
+
+        Raises:
+            AlreadyExists: if there is one of that id.
+            Unsupported: if the token makes no keys of that type.
+            KeyManagerUnavailable: if the token does not answer; there may be a key of that id then.
+        """
+        check_key_id(key_id)
+        with self._generating:
+            made = self._device.run(
+                f'generate key "{key_id}"', lambda session: create(session, self._group, key_id, key_type)
+            )
+        return self._key(made)
+
+    def keys(self) -> Sequence[Key]:
+        """The group's keys that the token shows now, by id."""
+        stored = self._device.run("list keys", lambda session: stored_keys(session, self._group))
+        return [self._key(key) for key in stored]
+
+    def retire(self, key_id: KeyId) -> None:
+        """Destroy the key in the token, and what is left of one whose making was interrupted.
+
+        Raises:
+            KeyNotFound: if there is none of that id.
+        """
+        found = False
+
+        def work(session: Session) -> None:
+            nonlocal found
+            found = destroy(session, self._group, key_id) or found
+
+        self._device.run(f'destroy key "{key_id}"', work)
+        with self._lock:
+            known = self._known.pop(key_id, None)
+        if known is not None:
+            known[1].end("it was retired")
+        if not found:
+            raise KeyNotFound(f'there is no key "{key_id}" of group "{self._group}" in token "{self._device.name}"')
+
+    def attributes(self, key_id: KeyId) -> Mapping[str, bool | str]:
+        """What the token says of the key's private half, through a session in which nothing was done before.
+
+        Raises:
+            KeyNotFound: if there is no key of that id.
+        """
+
+        def work(session: Session) -> dict[str, bool | str]:
+            for key in stored_keys(session, self._group):
+                if key.key_id == key_id:
+                    return read_back(session, private_handles(session, key)[0])
+            raise KeyNotFound(f'there is no key "{key_id}" of group "{self._group}" in token "{self._device.name}"')
+
+        return self._device.run(f'read the attributes of key "{key_id}"', work, fresh=True)
+
+    def close(self) -> None:
+        """Close the sessions; the last user of the module in this process also ends the module."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            self._device.close()
+        finally:
+            modules.release(self._module, self._timeout)
+
+    def _key(self, stored: StoredKey) -> Key:
+        """The key as it is handed out: the same object while it is the same key."""
+        with self._lock:
+            known = self._known.get(stored.key_id)
+            if known is None or known[0].public != stored.public:
+                private, signer = remote_key(self._device, stored, verify=self._verify)
+                known = Key(stored.key_id, key_type_of(stored.public), private), signer
+                self._known[stored.key_id] = known
+            return known[0]

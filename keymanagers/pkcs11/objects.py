@@ -1,0 +1,149 @@
+"""Our keys as objects in a token: how they are named, found and read.
+
+A key is a pair of token objects with one label, ``<group>/<key id>``, and one CKA_ID, which is derived from the
+label.  The label says whose key it is; the CKA_ID is what is searched for.  Both halves are needed, since the
+private one says nothing of an EC key's point.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from pkcs11 import Attribute, ObjectClass
+
+from keymanagers.base import KeyId, KeyType
+from keymanagers.pkcs11.device import Session
+from keymanagers.pkcs11.faults import KeyAbsent, KeyChanged
+from spiffe_core.bundle import PublicKey
+
+EC_PARAMS: Final = {
+    KeyType.EC_P256: bytes.fromhex("06082a8648ce3d030107"),
+    KeyType.EC_P384: bytes.fromhex("06052b81040022"),
+}
+"""DER of the curves' object identifiers (RFC 5480 §2.1.1.1)."""
+_CURVES: Final = {EC_PARAMS[kind]: kind.curve for kind in EC_PARAMS}
+_OCTET_STRING: Final = 0x04
+
+log: Final = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key that was seen in a token."""
+
+    key_id: KeyId
+    cka_id: bytes
+    public: PublicKey
+
+
+def label_of(group: str, key_id: KeyId) -> str:
+    """The label of a key's objects; neither part holds a slash."""
+    return f"{group}/{key_id}"
+
+
+def cka_id_of(label: str) -> bytes:
+    """The CKA_ID of a key's objects: 20 bytes, as long as those that other tools derive from public keys."""
+    return sha256(label.encode()).digest()[:20]
+
+
+def handles_of(session: Session, cka_id: bytes) -> list[int]:
+    """Every object of a key: its halves, or what is left of them."""
+    return [
+        *find(session, ObjectClass.PRIVATE_KEY, cka_id),
+        *find(session, ObjectClass.PUBLIC_KEY, cka_id),
+    ]
+
+
+def find(session: Session, kind: ObjectClass, cka_id: bytes) -> list[int]:
+    """The token objects of a class with a CKA_ID."""
+    return session.cryptoki.find(session.handle, {Attribute.CLASS: kind, Attribute.TOKEN: True, Attribute.ID: cka_id})
+
+
+def stored_keys(session: Session, group: str) -> list[StoredKey]:
+    """The keys of a group, by id.
+
+    One without its public half is left out, and so are two of one id, which only servers that ignore each
+    other can make: nobody can tell which of them is meant.
+    """
+    session.check_sight()
+    publics: dict[str, list[PublicKey | None]] = {}
+    for label, handle in _labelled(session, ObjectClass.PUBLIC_KEY, group):
+        publics.setdefault(label, []).append(read_public(session, handle))
+    found = []
+    for label in sorted({label for label, _ in _labelled(session, ObjectClass.PRIVATE_KEY, group)}):
+        halves = publics.get(label, [])
+        if len(halves) == 1 and halves[0] is not None:
+            found.append(StoredKey(KeyId(label.partition("/")[2]), cka_id_of(label), halves[0]))
+        else:
+            log.warning("Key of the token left out", label=label, public_halves=len(halves))
+    return found
+
+
+def private_handles(session: Session, key: StoredKey) -> list[int]:
+    """The handles that may be the key's: one, unless two keys were made under one id.
+
+    Raises:
+        KeyAbsent: if the token does not show the key.
+        KeyChanged: if it shows another public half.
+        CryptokiError: CKR_USER_NOT_LOGGED_IN among others.
+    """
+    found = find(session, ObjectClass.PRIVATE_KEY, key.cka_id)
+    publics = [read_public(session, handle) for handle in find(session, ObjectClass.PUBLIC_KEY, key.cka_id)]
+    if not found or not publics:
+        session.check_sight()
+        raise KeyAbsent
+    if key.public not in publics:
+        raise KeyChanged("the public half that the token shows")
+    return found
+
+
+def read_public(session: Session, handle: int) -> PublicKey | None:
+    """The public key of an object; None if it is none that we could have made."""
+    read = session.cryptoki.attributes
+    curve_and_point = read(session.handle, handle, (Attribute.EC_PARAMS, Attribute.EC_POINT))
+    if len(curve_and_point) == 2:  # noqa: PLR2004  both
+        return ec_public_key(curve_and_point[Attribute.EC_PARAMS], curve_and_point[Attribute.EC_POINT])
+    numbers = read(session.handle, handle, (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT))
+    if len(numbers) == 2:  # noqa: PLR2004  both
+        return rsa_public_key(numbers[Attribute.MODULUS], numbers[Attribute.PUBLIC_EXPONENT])
+    return None
+
+
+def ec_public_key(parameters: bytes, point: bytes) -> ec.EllipticCurvePublicKey | None:
+    """The key of a CKA_EC_POINT, which is a DER OCTET STRING by the book and the bare point in some modules.
+
+    Both begin with 0x04, so the length decides.
+    """
+    curve = _CURVES.get(parameters)
+    if curve is None:
+        return None
+    size = 1 + 2 * ((curve.key_size + 7) // 8)
+    if len(point) == size + 2 and point[0] == _OCTET_STRING and point[1] == size:
+        point = point[2:]
+    if len(point) != size:
+        return None
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+    except ValueError:  # it is not on the curve
+        return None
+
+
+def rsa_public_key(modulus: bytes, exponent: bytes) -> rsa.RSAPublicKey | None:
+    """The key of a CKA_MODULUS and a CKA_PUBLIC_EXPONENT."""
+    try:
+        return rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+    except ValueError:
+        return None
+
+
+def _labelled(session: Session, kind: ObjectClass, group: str) -> list[tuple[str, int]]:
+    """Label and handle of the objects of a class that are the group's, and are named as we name them."""
+    found = []
+    for handle in session.cryptoki.find(session.handle, {Attribute.CLASS: kind, Attribute.TOKEN: True}):
+        names = session.cryptoki.attributes(session.handle, handle, (Attribute.LABEL, Attribute.ID))
+        label = names.get(Attribute.LABEL, b"").decode(errors="replace")
+        if label.startswith(f"{group}/") and names.get(Attribute.ID) == cka_id_of(label):
+            found.append((label, handle))
+    return found

@@ -1,0 +1,170 @@
+"""One token of a module: choosing it, logging in to it once, and opening sessions on it.
+
+A token is chosen by what it says of itself, never by its slot, whose number changes.  From the first time on its
+serial number counts too: another token that takes its label is not the same.  Login belongs to the process and the
+token, and lasts while a session is open; so one session, the *anchor*, is held for that alone.  All of this
+belongs to one generation of the module and is done again in the next.
+
+Every method is called inside the module's gate.
+"""
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from pkcs11 import TokenFlag
+
+from keymanagers.pkcs11.config import TokenSelector
+from keymanagers.pkcs11.cryptoki import TokenInfo
+from keymanagers.pkcs11.faults import REFUSED_PIN, CryptokiError, Rv, TokenAbsent
+from keymanagers.pkcs11.module import Module
+from keymanagers.pkcs11.pin import PinFile, remember_refused, was_refused
+from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable
+
+_NO_TOKEN: Final = frozenset({Rv.TOKEN_NOT_PRESENT, Rv.TOKEN_NOT_RECOGNIZED, Rv.SLOT_ID_INVALID})
+
+
+class Token:
+    """The token that a key manager uses."""
+
+    def __init__(self, module: Module, selector: TokenSelector, pin: PinFile | None) -> None:
+        self.name = selector.name
+        self.info: TokenInfo | None = None
+        """What the token said of itself when it was last chosen."""
+        self._module = module
+        self._selector = selector
+        self._pin = pin
+        self._lock = threading.Lock()
+        self._generation = -1
+        self._slot = 0
+        self._anchor: int | None = None
+
+    @property
+    def needs_login(self) -> bool:
+        """Whether the token shows private keys to a logged-in user only, when it was last chosen."""
+        return self.info is not None and bool(self.info.flags & TokenFlag.LOGIN_REQUIRED)
+
+    def open_session(self) -> int:
+        """Open a session, logged in.
+
+        Raises:
+            TokenFault: if it is not there, or the module says no.
+            InvalidConfig: if several tokens match, it is not initialised, or the PIN is unusable.
+            KeyManagerUnavailable: if it is out of order, or a login would endanger it.
+        """
+        with self._lock:
+            if self._anchor is None or self._generation != self._module.generation:
+                self._set_up()
+            return self._module.cryptoki.open_session(self._slot)
+
+    def forget_login(self, generation: int) -> None:
+        """Log in again for the next session, unless that is another generation's business."""
+        with self._lock:
+            if self._generation == generation:
+                self._drop_anchor()
+
+    def close(self) -> None:
+        """Let go of the anchor."""
+        with self._lock:
+            self._drop_anchor()
+
+    def _set_up(self) -> None:
+        """Choose the token, open the anchor and log in."""
+        cryptoki = self._module.cryptoki
+        self._drop_anchor()
+        self._slot, self.info = choose(self._module, self._selector)
+        self._selector = replace(self._selector, serial=self.info.serial)
+        self._generation = self._module.generation
+        self._anchor = cryptoki.open_session(self._slot)
+        try:
+            if self.needs_login:
+                self._log_in(self._anchor, self.info)
+        except BaseException:
+            self._drop_anchor()
+            raise
+
+    def _log_in(self, session: int, info: TokenInfo) -> None:
+        module = self._module
+        identity = f"{module.path}\0{info.serial}"
+        with module.login_lock:
+            if module.cryptoki.session_info(session)[1]:
+                return  # by another key manager of this process
+            if self._pin is None:
+                raise InvalidConfig(f'pin_source must be configured: token "{self.name}" asks for a PIN')
+            check_pin_state(self.name, info.flags)
+            pin = self._pin.read()
+            if was_refused(identity, pin):
+                raise InvalidConfig(
+                    f'pin_source: token "{self.name}" has refused this PIN before; it is not tried again, since tokens '
+                    f"lock after a few wrong ones: correct {self._pin.path}"
+                )
+            try:
+                module.cryptoki.login(session, pin)
+            except CryptokiError as exc:
+                if exc.rv == Rv.USER_ALREADY_LOGGED_IN:
+                    return
+                if exc.rv in REFUSED_PIN:
+                    remember_refused(identity, pin)
+                raise
+
+    def _drop_anchor(self) -> None:
+        if self._anchor is not None and self._generation == self._module.generation:
+            with suppress(CryptokiError):  # it is gone already, which is what is wanted
+                self._module.cryptoki.close_session(self._anchor)
+        self._anchor = None
+
+
+def choose(module: Module, selector: TokenSelector) -> tuple[int, TokenInfo]:
+    """The slot of the one token that matches, and what it says of itself.
+
+    Raises:
+        TokenAbsent: if none does.
+        InvalidConfig: if several match, or the one that does is not initialised.
+        KeyManagerUnavailable: if it is out of order.
+    """
+    cryptoki = module.cryptoki
+    seen: list[tuple[int, TokenInfo]] = []
+    for slot in cryptoki.slots():
+        try:
+            seen.append((slot, cryptoki.token_info(slot)))
+        except CryptokiError as exc:
+            if exc.rv not in _NO_TOKEN:
+                raise
+    matching = [(slot, info) for slot, info in seen if selector.matches(info)]
+    ready = [(slot, info) for slot, info in matching if info.flags & TokenFlag.TOKEN_INITIALIZED]
+    if len(ready) > 1:
+        serials = ", ".join(info.serial for _, info in ready)
+        raise InvalidConfig(
+            f'token "{selector.name}" is ambiguous: the tokens with serial numbers {serials} match; set serial to the '
+            "one that is meant"
+        )
+    if matching and not ready:
+        raise InvalidConfig(f'token "{selector.name}" is not initialised: give it a label and a PIN first')
+    if not ready:
+        labels = ", ".join(f'"{info.label}"' for _, info in seen if info.flags & TokenFlag.TOKEN_INITIALIZED)
+        what = f"the one with serial number {selector.serial}" if selector.serial else "it"
+        raise TokenAbsent(f"{what} is not in module {module.path}, which shows {labels or 'no token at all'}")
+    ((slot, info),) = ready
+    if info.flags & TokenFlag.ERROR_STATE:
+        raise KeyManagerUnavailable(f'token "{selector.name}" failed its self-test: its vendor says what to do')
+    return slot, info
+
+
+def check_pin_state(name: str, flags: TokenFlag) -> None:
+    """Raise unless one login may be tried.
+
+    Raises:
+        KeyManagerUnavailable: if the PIN is locked, was never set, or a wrong try would lock it.
+    """
+    if flags & TokenFlag.USER_PIN_LOCKED:
+        raise KeyManagerUnavailable(
+            f'token "{name}" has locked its user PIN after too many wrong ones: its security officer must unlock it'
+        )
+    if flags & TokenFlag.USER_PIN_FINAL_TRY:
+        raise KeyManagerUnavailable(
+            f'token "{name}" would lock its user PIN after one more wrong try, so none is made: log in once with '
+            "another tool to show that the PIN is right, which resets the count"
+        )
+    if not flags & TokenFlag.USER_PIN_INITIALIZED:
+        raise KeyManagerUnavailable(f'token "{name}" has no user PIN yet: its security officer must set one')

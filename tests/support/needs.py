@@ -1,0 +1,7 @@
+"""Marks of tests that need something of the machine."""
+
+import os
+
+import pytest
+
+unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
