@@ -73,8 +73,8 @@ class AuthorityRecord:
     """Empty until PREPARED for X.509, until CREATED for JWT."""
     chain: tuple[bytes, ...] = ()
     """X.509: the CA certificate and then the upstream's intermediates, DER.  JWT: empty."""
-    upstream_authority_id: str = ""
-    """Lowercase hex of the CA certificate's authority key identifier; empty if self-signed."""
+    roots: tuple[bytes, ...] = ()
+    """X.509: the certificates that the bundle must hold for its SVIDs to verify, DER.  JWT: empty."""
     issued_at: int = 0
     not_after: int = 0
     published: bool = False
@@ -131,3 +131,6 @@ class LeaseTable(Protocol):
 
     def beat(self, held: LeaseState) -> LeaseState | None:
         """Renew: the new state, or None if the lease is no longer that holder's in that epoch."""
+
+    def release(self, held: LeaseState) -> None:
+        """Give the lease up: the holder becomes empty; nothing happens if it is no longer held."""

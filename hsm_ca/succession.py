@@ -1,0 +1,82 @@
+"""What to do next for the authorities of one use: a pure function of the journal and the time.
+
+An authority is reserved, created, certified, published, activated, superseded, revoked and at last forgotten
+(``hsm_ca.journal.State``).  Whatever was begun is finished first, so a server that was killed between two
+steps goes on with the same key.  An active authority whose key does not show is *no* reason for a new one:
+that is not even asked here.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+
+from hsm_ca.journal import AuthorityRecord, State
+from hsm_ca.lifetimes import FORGET_AFTER, KEEP_EXPIRED, activate_at, prepare_at
+from spiffe_core.runtime.clock import from_unix
+
+
+class Step(StrEnum):
+    """One step of an authority's life; each ends with a durable journal write."""
+
+    RESERVE = "reserve"
+    GENERATE = "generate"
+    CERTIFY = "certify"
+    PUBLISH = "publish"
+    ACTIVATE = "activate"
+    DISCARD = "discard"
+    SUPERSEDE = "supersede"
+    REVOKE = "revoke"
+    FORGET = "forget"
+
+
+def next_step(records: Sequence[AuthorityRecord], now: datetime) -> tuple[Step, AuthorityRecord | None] | None:
+    """The step that is due and the record that it concerns (RESERVE: none yet); None when nothing is due."""
+    for record in records:
+        if step := _unfinished(record):
+            return step, record
+    active = newest(records, State.ACTIVE)
+    prepared = newest(records, State.PREPARED)
+    for record in records:
+        if record.state is State.ACTIVE and record is not active:
+            return Step.SUPERSEDE, record
+        if record.state is State.PREPARED and (record is not prepared or _due(record, now)):
+            return Step.DISCARD, record
+    if prepared and (active is None or _due(active, now)):
+        return Step.ACTIVATE, prepared
+    if prepared is None and (active is None or now > prepare_at(*_life(active))):
+        return Step.RESERVE, None
+    return next((found for record in records if (found := _ending(record, now))), None)
+
+
+def newest(records: Sequence[AuthorityRecord], state: State) -> AuthorityRecord | None:
+    """The youngest authority in that state."""
+    found = [record for record in records if record.state is state]
+    return max(found, key=lambda record: (record.issued_at, record.key_id), default=None)
+
+
+def _unfinished(record: AuthorityRecord) -> Step | None:
+    if record.state is State.RESERVED:
+        return Step.GENERATE
+    if record.state is State.CREATED:
+        return Step.CERTIFY
+    if record.state is State.PREPARED and not record.published:
+        return Step.PUBLISH
+    return None
+
+
+def _ending(record: AuthorityRecord, now: datetime) -> tuple[Step, AuthorityRecord] | None:
+    end = from_unix(record.not_after)
+    if record.state is State.OLD and now > end + KEEP_EXPIRED:
+        return Step.REVOKE, record
+    if record.state is State.REVOKED and now > end + FORGET_AFTER:
+        return Step.FORGET, record
+    return None
+
+
+def _due(record: AuthorityRecord, now: datetime) -> bool:
+    """Whether the authority is so near its end that it may not be (or become) the one that signs."""
+    return now > activate_at(*_life(record))
+
+
+def _life(record: AuthorityRecord) -> tuple[datetime, datetime]:
+    return from_unix(record.issued_at), from_unix(record.not_after)
