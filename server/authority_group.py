@@ -1,0 +1,53 @@
+"""Which servers sign with the same keys: the name under which they share journal, lease and keys.
+
+Keys in a token may serve many servers: the key manager names the group, the trust domain if the operator named
+none.  Keys in a file belong to the file, beside which its name is kept; keys in memory to one process.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from keymanagers.base import KeyManager, SharedKeyManager
+from keymanagers.disk import DiskConfig
+from spiffe_core.errors import InvalidConfig
+from spiffe_core.runtime.plugins import Plugin
+
+MANY_PROCESSES: Final = frozenset({"disk", "pkcs11"})
+"""Key managers whose keys several processes of one machine can use."""
+
+
+def authority_group(plugin: Plugin, keys: KeyManager) -> str:
+    """The authority group of a server with this key manager.
+
+    Raises:
+        InvalidConfig: if the name that belongs to a key file cannot be read or kept.
+    """
+    if isinstance(keys, SharedKeyManager):
+        return keys.authority_group
+    if plugin.name == "disk":
+        file = plugin.load_data().read(DiskConfig).file
+        return _kept(file.with_name(f"{file.name}.group"))
+    return f"memory-{uuid4()}"
+
+
+def _kept(path: Path) -> str:
+    """The name in a file, which is made if it is missing; of several processes that make it, one does."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as new:
+            new.write(f"disk-{uuid4()}")
+            new.flush()
+            os.fsync(new.fileno())
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise InvalidConfig(f"cannot write {path}: {exc.strerror}") from exc
+    try:
+        name = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidConfig(f"cannot read {path}") from exc
+    if not name:
+        raise InvalidConfig(f"{path} is empty: remove it if the key file beside it is new, else restore it")
+    return name

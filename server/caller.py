@@ -1,0 +1,108 @@
+"""One call of an API and its caller: who it is, what made it welcome, and what the audit log is to say of it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+
+from server.rate_limits import Limit, RateLimits
+from spiffe_core.api.services import Method
+from spiffe_core.errors import Internal, ResourceExhausted
+from spiffe_core.ids import SpiffeId
+from spiffe_core.runtime.peers import Peer, PeerKind
+
+log: Final = structlog.get_logger()
+
+
+class Role(StrEnum):
+    """As what a caller was let in (``authorized_as`` in logs)."""
+
+    NOBODY = "nobody"
+    LOCAL = "local"
+    ADMIN = "admin"
+    DOWNSTREAM = "downstream"
+    AGENT = "agent"
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call that was let in.  It lives as long as the RPC."""
+
+    method: Method
+    peer: Peer
+    role: Role
+    via: str = ""
+    """What made the caller welcome: ``transport``, ``config``, ``entries`` or ``datastore``."""
+    limits: RateLimits | None = None
+    limit: Limit | None = None
+    time_left: float | None = None
+    """Seconds until the client gives up, as it said when it called; None if it did not."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the audit log says of the request."""
+    begun: float = 0.0
+    """``perf_counter`` when it came in."""
+    audited: bool = False
+    """Whether the audit log has a line for each item of the request already."""
+    _request_id: str = ""
+
+    @property
+    def request_id(self) -> str:
+        """Names this call in every log line about it."""
+        if not self._request_id:
+            self._request_id = str(uuid4())
+        return self._request_id
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the caller came through the server's own Unix socket."""
+        return self.peer.kind is PeerKind.UNIX
+
+    @property
+    def id(self) -> SpiffeId:
+        """The caller's SPIFFE ID.
+
+        Raises:
+            Internal: if it has none; no RPC that asks for it lets such a caller in.
+        """
+        if self.peer.svid is None:
+            raise Internal("caller ID missing from request context")
+        return self.peer.svid.id
+
+    @property
+    def name(self) -> str:
+        """How a signature log names the caller."""
+        return str(self.peer.svid.id) if self.peer.svid else self.role.value
+
+    async def rate_limit(self, what: str, count: int = 1) -> None:
+        """Wait for this call's turn.
+
+        Raises:
+            ResourceExhausted: if it asks for too much, starting with ``rejecting request due to <what> rate limiting``.
+        """
+        if self.limit is None or self.limits is None or self.is_local:
+            return
+        try:
+            wait = self.limits.reserve(self.limit, self.peer.host, count, self.time_left)
+        except ResourceExhausted as exc:
+            raise ResourceExhausted(f"rejecting request due to {what} rate limiting: {exc}") from exc
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    def log_fields(self) -> dict[str, Any]:
+        """What identifies the call in a log line."""
+        package, _, name = self.method.path.rpartition("/")
+        fields = {
+            "service": package.rpartition(".")[2],
+            "method": name,
+            "request_id": self.request_id,
+            "authorized_as": self.role.value,
+            "authorized_via": self.via,
+        }
+        if self.peer.svid:
+            fields["caller_id"] = str(self.peer.svid.id)
+        if not self.is_local:
+            fields["caller_addr"] = self.peer.address
+        return fields

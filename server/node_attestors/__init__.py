@@ -1,0 +1,1 @@
+"""How the server becomes sure of a node, one attestor a module."""
