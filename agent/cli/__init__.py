@@ -1,0 +1,1 @@
+"""The command line of the agent, ``steeple-agent``: SPIRE's ``spire-agent``, one noun a module."""
