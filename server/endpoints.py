@@ -25,7 +25,7 @@ from server.node_attestors.join_token import JoinTokenAttestor
 from server.rate_limits import limits_of
 from server.registry import Registry
 from server.server_svid import ServerSvid
-from server.shared import Shared
+from server.shared import Shared, local_paths
 from server.signing import Signer
 from server.trust import TrustStore
 from spiffe_core.api.services import service_in
@@ -142,8 +142,8 @@ class Endpoints:
         await self._local.start(shared.local)
         for listener in remote:
             log.info("Starting Server APIs", address=_address(listener), network="tcp", subsystem_name="endpoints")
-        for listener in shared.local:
-            log.info("Starting Server APIs", address=_address(listener), network="unix", subsystem_name="endpoints")
+        for path in local_paths(self._config):
+            log.info("Starting Server APIs", address=str(path), network="unix", subsystem_name="endpoints")
 
     async def stop(self, grace: float) -> None:
         """Stop both, giving open calls ``grace`` seconds to end."""
@@ -152,5 +152,5 @@ class Endpoints:
 
 
 def _address(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
+    host, port, *_ = listener.getsockname()
+    return f"{host}:{port}"

@@ -59,13 +59,16 @@ def addresses(host: str) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
+def local_paths(config: ServerConfig) -> tuple[Path, ...]:
+    """Where the private API is served: at its socket, and at the one by the name that it had before SPIRE 1.0."""
+    paths = (config.socket_path, config.registration_uds_path)
+    return tuple(dict.fromkeys(path for path in paths if path is not None))
+
+
 def listen_locally(config: ServerConfig) -> tuple[socket.socket, ...]:
-    """Listen on the private socket, and on the one by the name that it had before SPIRE 1.0.
+    """Listen on the private sockets.
 
     Raises:
         InvalidConfig: if a path cannot be listened on.
     """
-    paths: list[Path] = [config.socket_path]
-    if config.registration_uds_path is not None and config.registration_uds_path != config.socket_path:
-        paths.append(config.registration_uds_path)
-    return tuple(listen_unix(path, mode=SOCKET_MODE) for path in paths)
+    return tuple(listen_unix(path, mode=SOCKET_MODE) for path in local_paths(config))
