@@ -15,6 +15,7 @@ import structlog
 import uvloop
 
 from server.authority_group import MANY_PROCESSES
+from server.bundle_file import BundleFile
 from server.config import ServerConfig
 from server.parts import Parts
 from server.rate_limits import RateLimits
@@ -35,6 +36,8 @@ GRACE: Final = 5.0
 """Seconds that open calls have to end when the server stops."""
 _TICK_EVERY: Final = 1.0
 """Seconds between two looks at what is due for the authorities."""
+_BUNDLE_FILE_EVERY: Final = 1.0
+"""Seconds between two looks at whether the bundle file is current."""
 
 
 def run(config: ServerConfig) -> int:
@@ -81,17 +84,20 @@ async def _serve(config: ServerConfig, shared: Shared, ready: Callable[[], None]
         signal.SIGUSR1, lambda: log.info("No plugin reads its configuration again; restart to change it")
     )
     parts = await Parts.open(config, shared)
+    bundle_file = BundleFile(config.bundle_path, parts.trust) if config.bundle_path else None
     listener = None
     try:
         await _bring_up(parts, stop)
         if stop.is_set():
             return
+        if bundle_file is not None:
+            await bundle_file.follow()
         await parts.endpoints.start(shared)
         if shared.workers == 1:
             listener = _listen_for_probes(config, parts)
         ready()
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(coroutine) for coroutine in _loops(parts)]
+            running = [tasks.create_task(coroutine) for coroutine in _loops(parts, bundle_file)]
             await stop.wait()
             log.info("Server is stopping")
             for task in running:
@@ -135,12 +141,12 @@ async def _bring_up(parts: Parts, stop: asyncio.Event) -> None:
         await parts.svid.rotate_if_due()
 
 
-def _loops(parts: Parts) -> list[Coroutine[None, None, None]]:
+def _loops(parts: Parts, bundle_file: BundleFile | None) -> list[Coroutine[None, None, None]]:
     """What goes on beside the API."""
     patient = Backoff(first=1.0, longest=30.0)
     every_so_often = partial(every, clock=parts.clock, backoff=patient)
     upkeep = parts.upkeep
-    return [
+    loops = [
         every(_TICK_EVERY, parts.tick_authorities, clock=parts.clock, name="authorities"),
         every(REFRESH_EVERY, parts.registry.refresh, clock=parts.clock, name="registry"),
         every_so_often(SVID_CHECK_EVERY, parts.svid.rotate_if_due, name="server SVID"),
@@ -149,6 +155,9 @@ def _loops(parts: Parts) -> list[Coroutine[None, None, None]]:
         every_so_often(AGENTS_EVERY, upkeep.agents_and_changes, name="pruning of agents"),
         every_so_often(JOURNALS_EVERY, upkeep.journals, name="pruning of journals"),
     ]
+    if bundle_file is not None:
+        loops.append(every_so_often(_BUNDLE_FILE_EVERY, bundle_file.follow, name="bundle file"))
+    return loops
 
 
 def _check_shareable(config: ServerConfig) -> None:

@@ -190,6 +190,8 @@ class ServerBlock:
     """Ours: how long one call to the key manager's device may take."""
     max_connections: int = 10_000
     """Ours: the most connections that one worker holds; further ones are closed at once."""
+    bundle_path: Path | None = None
+    """Ours: file that the server keeps at what `bundle show` prints, for the `trust_bundle_path` of an agent."""
     go_on_without_lost_keys: bool = False
     """Ours: start although the key manager does not show keys that the journal names, and give these up."""
 

@@ -21,7 +21,7 @@ from server.config import (
 )
 from spiffe_core.errors import InvalidConfig
 from spiffe_core.ids import SpiffeId, TrustDomain
-from spiffe_core.runtime.config import Block, InvalidPlugins
+from spiffe_core.runtime.config import Block, InvalidPlugins, check_plugin_data
 from spiffe_core.runtime.levels import Level
 from spiffe_core.runtime.settings import HealthChecks, LogFormat, Prometheus
 from tests.support.refusals import refusal
@@ -381,10 +381,12 @@ def test_the_dataclass_of_every_built_in_plugin_exists():
             assert isinstance(getattr(import_module(module), name), type)
 
 
-def test_the_sample_file_is_valid():
-    found = load_server_config("conf/server/server.conf")
-    assert found.key_manager.name == "pkcs11"
+@pytest.mark.parametrize(("file", "key_manager"), [("server.conf", "disk"), ("server_pkcs11.conf", "pkcs11")])
+def test_the_sample_files_are_valid(file, key_manager):
+    found = load_server_config(f"conf/server/{file}")
+    assert found.key_manager.name == key_manager
     assert found.warnings == ()
+    check_plugin_data(found.plugins, PLUGIN_TYPES, {'KeyManager "pkcs11"': {"authority_group": "example.org"}})
 
 
 @given(st.lists(st.sampled_from(OLD.split()), max_size=30).map(" ".join))
