@@ -35,6 +35,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 	$(BIN)/python -m spiffe_core.api.generate --check
 	$(BIN)/python tests/conformance/register.py --check
+	$(BIN)/python -m scripts.settings --check
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
@@ -44,6 +45,7 @@ protos: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python tests/conformance/register.py --write
+	$(BIN)/python -m scripts.settings --write
 
 ## After a change of dependencies in pyproject.toml.
 lock: $(VENV)/.installed-test

@@ -21,7 +21,7 @@ class SqlConfig:
     database_type: DatabaseType
     """``sqlite3``, ``postgres``, or ``mysql``, which stands for MariaDB too."""
     connection_string: str = field(repr=False)
-    """Where the database is; docs/datastore_sql.md shows the forms.  May hold a password."""
+    """Where the database is; docs/plugins/datastore_sql.md shows the forms.  May hold a password."""
     ro_connection_string: str = field(default="", repr=False)
     """Where a replica is that may lag; the registry is read from it at start.  Not for sqlite3."""
     root_ca_path: Path | None = None
