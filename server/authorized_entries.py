@@ -6,8 +6,9 @@ an entry parented to the server: it applies to every agent that has all of its s
 nobody.  A graph may have cycles.  IDs are compared by path, since all of them are of one trust domain; entries
 of another are passed over.  (SPIRE's rules.)
 
-Nothing here looks at all entries: going down costs what is found, and the question whether an agent is entitled
-to one entry goes *up* from the entry, which is a step or two however many entries there are.
+Nothing here looks at all entries: going down costs what is found, and is done again only when something on the
+way has changed (``KeptAnswers``); the question whether an agent is entitled to one entry goes *up* from the
+entry, which is a step or two however many entries there are.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from server.datastore.entry_rows import StoredEntry
+from server.kept_answers import KeptAnswers
 from spiffe_core.entries import Entry, EntryId, Selector
 from spiffe_core.ids import SpiffeId, TrustDomain, server_id
 
@@ -35,7 +37,7 @@ class _Agent:
     """An agent's selectors, and the paths of the aliases that applied to it in a generation of aliases."""
 
     selectors: frozenset[Selector]
-    aliases: tuple[str, ...] = ()
+    aliases: frozenset[str] = frozenset()
     generation: int = -1
 
 
@@ -55,6 +57,7 @@ class AuthorizedEntries:
         self._alias_keys: dict[EntryId, Selector] = {}
         self._generation = 0
         self._agents: dict[str, _Agent] = {}
+        self._kept = KeptAnswers()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -62,6 +65,8 @@ class AuthorizedEntries:
     def put_entry(self, stored: StoredEntry) -> None:
         """Add an entry, or put it in the place of the one of that id."""
         entry = stored.entry
+        if self._entries.get(entry.id) == stored:
+            return
         self.remove_entry(entry.id)
         if not (entry.parent_id.member_of(self._trust_domain) and entry.spiffe_id.member_of(self._trust_domain)):
             return
@@ -71,6 +76,7 @@ class AuthorizedEntries:
             self._put_alias(stored)
         else:
             self._by_parent.setdefault(entry.parent_id.path, {})[entry.id] = stored
+            self._kept.note_change(entry.parent_id.path)
 
     def remove_entry(self, entry_id: EntryId) -> None:
         """Take out the entry of that id, if there is one."""
@@ -83,6 +89,7 @@ class AuthorizedEntries:
             self._generation += 1
         else:
             _take_out(self._by_parent, stored.entry.parent_id.path, entry_id)
+            self._kept.note_change(stored.entry.parent_id.path)
 
     def put_agent(self, agent_id: SpiffeId, selectors: Iterable[Selector]) -> None:
         """Add an agent, or give it other selectors."""
@@ -96,17 +103,27 @@ class AuthorizedEntries:
         """Take out the agent of that ID, if there is one."""
         if agent_id.member_of(self._trust_domain):
             self._agents.pop(agent_id.path, None)
+            self._kept.drop(agent_id.path)
 
     def of_agent(self, agent_id: SpiffeId) -> tuple[Entry, ...]:
         """The entries to which the agent is entitled, in the order in which they were created.
 
-        An agent whose selectors are not known, such as one that has just attested, is given what is below its
-        own ID.
+        The same object as long as none of them has changed.  An agent whose selectors are not known, such as one
+        that has just attested, is given what is below its own ID.
         """
         if not agent_id.member_of(self._trust_domain):
             return ()
+        tops = self._aliases_of(agent_id) | {agent_id.path}
+        kept = self._kept.get(agent_id.path, tops)
+        if kept is None:
+            looked_below, kept = self._below(tops)
+            self._kept.put(agent_id.path, tops, looked_below, kept)
+        return kept
+
+    def _below(self, tops: frozenset[str]) -> tuple[set[str], tuple[Entry, ...]]:
+        """The paths that can be reached from some, and the entries on the way."""
         found: dict[EntryId, StoredEntry] = {}
-        seen = {agent_id.path, *self._aliases_of(agent_id)}
+        seen = set(tops)
         to_visit = list(seen)
         while to_visit:
             for entry_id, stored in self._by_parent.get(to_visit.pop(), {}).items():
@@ -115,14 +132,14 @@ class AuthorizedEntries:
                 if path not in seen:
                     seen.add(path)
                     to_visit.append(path)
-        return tuple(stored.entry for stored in sorted(found.values(), key=_row_id))
+        return seen, tuple(stored.entry for stored in sorted(found.values(), key=_row_id))
 
     def entry_of_agent(self, agent_id: SpiffeId, entry_id: EntryId) -> Entry | None:
         """The entry of that id if the agent is entitled to it, or None."""
         stored = self._entries.get(entry_id)
         if stored is None or self._is_alias(stored.entry) or not agent_id.member_of(self._trust_domain):
             return None
-        tops = (agent_id.path, *self._aliases_of(agent_id))
+        tops = self._aliases_of(agent_id) | {agent_id.path}
         seen = {stored.entry.parent_id.path}
         to_visit = list(seen)
         while to_visit:
@@ -155,13 +172,13 @@ class AuthorizedEntries:
         self._alias_keys[stored.entry.id] = key
         self._generation += 1
 
-    def _aliases_of(self, agent_id: SpiffeId) -> tuple[str, ...]:
+    def _aliases_of(self, agent_id: SpiffeId) -> frozenset[str]:
         """The paths of the aliases that apply to the agent."""
         agent = self._agents.get(agent_id.path)
         if agent is None:
-            return ()
+            return frozenset()
         if agent.generation != self._generation:  # aliases seldom change, and then everybody looks once
-            agent.aliases = tuple(dict.fromkeys(self._matching(agent.selectors)))
+            agent.aliases = frozenset(self._matching(agent.selectors))
             agent.generation = self._generation
         return agent.aliases
 

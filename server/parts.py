@@ -45,11 +45,13 @@ log: Final = structlog.get_logger()
 class Parts:
     """A server process, put together.  ``close`` takes it apart again, whatever had begun."""
 
-    def __init__(self, config: ServerConfig, shared: Shared, datastore: Datastore, keys: KeyManager) -> None:
+    def __init__(
+        self, config: ServerConfig, shared: Shared, datastore: Datastore, keys: KeyManager, clock: Clock
+    ) -> None:
         self._config = config
         self._datastore = datastore
         self._keys = keys
-        self.clock: Clock = SystemClock()
+        self.clock = clock
         policy = config.ca_policy
         self._database = Lanes(
             "the database", most=DATABASE_LANES, slow=_DATABASE_IS_SLOW, unavailable=DatastoreUnavailable
@@ -122,15 +124,16 @@ class Parts:
         )
 
     @classmethod
-    async def open(cls, config: ServerConfig, shared: Shared) -> "Parts":
+    async def open(cls, config: ServerConfig, shared: Shared, clock: Clock | None = None) -> "Parts":
         """Connect to the database and open the key manager.
 
         Raises:
             SpiffeError: if one of them cannot be used.
         """
-        datastore, keys = await asyncio.to_thread(_open, config)
+        clock = clock or SystemClock()
+        datastore, keys = await asyncio.to_thread(_open, config, clock)
         try:
-            return cls(config, shared, datastore, keys)
+            return cls(config, shared, datastore, keys, clock)
         except BaseException:
             await asyncio.to_thread(keys.close)
             await asyncio.to_thread(datastore.close)
@@ -200,8 +203,8 @@ class Parts:
             raise KeyManagerUnavailable(f"{health.lost} calls to the key manager hang")
 
 
-def _open(config: ServerConfig) -> tuple[Datastore, KeyManager]:
-    datastore = Datastore.open(config.datastore.load_data().read(SqlConfig), SystemClock())
+def _open(config: ServerConfig, clock: Clock) -> tuple[Datastore, KeyManager]:
+    datastore = Datastore.open(config.datastore.load_data().read(SqlConfig), clock)
     try:
         plugin = config.key_manager
         keys = open_key_manager(plugin.name, plugin.load_data(), authority_group=config.trust_domain.name)
