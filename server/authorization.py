@@ -68,7 +68,6 @@ ALLOWED: Final[Mapping[str, Who]] = {
     _ENTRY + "ListEntries": _ADMINS,
     _ENTRY + "SyncAuthorizedEntries": Who.AGENT,
     _HEALTH + "Check": Who.LOCAL,
-    _HEALTH + "List": Who.LOCAL,
     _HEALTH + "Watch": Who.LOCAL,
     _LOGGER + "GetLogger": Who.LOCAL,
     _LOGGER + "ResetLogLevel": Who.LOCAL,
