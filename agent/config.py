@@ -43,7 +43,7 @@ PLUGIN_TYPES: Final = (
         },
     ),
     PluginType("NodeAttestor", 1, 1, {"join_token": ""}),
-    PluginType("WorkloadAttestor", 1, 0, {"unix": ""}),
+    PluginType("WorkloadAttestor", 1, 0, {"unix": "agent.workload_attestors.unix:UnixConfig"}),
     PluginType("SVIDStore", 0, 0, {}),
 )
 """The plugin types of an agent, and what is built in."""

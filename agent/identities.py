@@ -40,7 +40,7 @@ class Identity:
     """None only in a state that was asked for without SVIDs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class WorkloadState:
     """All that a workload may see at one moment."""
 
