@@ -36,6 +36,7 @@ class Refusal(StrEnum):
     TLS = "TLS handshake failed"
     TIMEOUT = "timeout"
     GONE = "connection closed"
+    RESUMED = "TLS session resumed"
     ALPN = "HTTP/2 was not negotiated"
     SVID = "X509-SVID not verified"
     FOREIGN = "foreign trust domain"
@@ -98,6 +99,10 @@ class TlsAdmission:
         except Unavailable as exc:
             raise Refused(Refusal.NO_IDENTITY, str(exc)) from exc
         tls = await _handshake(connection, context, end, seconds)
+        if tls.session_reused:
+            # OpenSSL keeps sessions of TLS 1.2 by their IDs, and Python cannot tell it not to.  Cut off like this, it
+            # forgets the session, so that the client's next attempt is a full handshake.
+            raise Refused(Refusal.RESUMED, "the client resumed a TLS session instead of showing its certificate")
         if tls.selected_alpn_protocol() != ALPN:
             raise Refused(Refusal.ALPN, "the client did not offer the ALPN protocol h2")
         chain = presented_chain(tls)

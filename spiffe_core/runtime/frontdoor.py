@@ -195,7 +195,10 @@ class FrontDoor:
 
     async def _connect(self, name: str, back: End) -> None:
         """Connect to the gRPC server from a socket of that name."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as exc:  # no descriptors are left
+            raise Refused(Refusal.BACKEND, f"no socket can be made to the gRPC server: {exc.strerror}") from exc
         try:
             connection.bind(f"\0{name}")
             async with asyncio.timeout(self._limits.admission):

@@ -15,8 +15,10 @@ from spiffe_core.bundle import Bundle
 from spiffe_core.ids import SpiffeId, TrustDomain
 from spiffe_core.runtime.admission import LocalAdmission, TlsAdmission
 from spiffe_core.runtime.clock import Clock, SystemClock
+from spiffe_core.runtime.dial import Dialer
 from spiffe_core.runtime.files import private_folder
 from spiffe_core.runtime.frontdoor import FrontDoor, Limits
+from spiffe_core.runtime.relay import Relay
 from spiffe_core.runtime.sockets import listen_tcp, listen_unix
 from spiffe_core.runtime.tls import TlsIdentity, client_context
 from tests.support.pki import Realm
@@ -137,6 +139,39 @@ async def ask(channel: grpc.aio.Channel, method: str = "Who", request: bytes = b
     return (await call(request, timeout=seconds)).decode()
 
 
+def dialer(house: House, identity: TlsIdentity | None = None, **changed: Any) -> Dialer:
+    """What reaches the house as its clients do; close it at the end."""
+    arguments: dict[str, Any] = {
+        "target": house.target,
+        "server_id": house.realm.id("/spire/server"),
+        "bundle": lambda: house.realm.bundle,
+        "identity": lambda: identity,
+        "clock": house.clock,
+        "options": UNLIMITED,
+    }
+    return Dialer(**arguments | changed)
+
+
+@contextlib.asynccontextmanager
+async def calling(
+    house: House, identity: TlsIdentity | None = None
+) -> AsyncIterator[tuple[grpc.aio.Channel, Callable[[], asyncio.Transport]]]:
+    """A gRPC channel to the house, and what tells the TLS connection that it uses."""
+    dialling = dialer(house, identity)
+
+    def connection() -> asyncio.Transport:
+        assert dialling._outbound is not None
+        [relay] = dialling._outbound._open
+        assert isinstance(relay, Relay)
+        assert relay.back.transport is not None
+        return relay.back.transport
+
+    try:
+        yield await dialling.channel(), connection
+    finally:
+        await dialling.close()
+
+
 async def knock(
     house: House, identity: TlsIdentity | None = None, *, context: ssl.SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -186,6 +221,11 @@ def descriptors() -> int:
     return found
 
 
+def tasks() -> set[asyncio.Task[Any]]:
+    """The loop's tasks; the one in which grpcio awaits the next call, a new one for each call, does not count."""
+    return {task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") != "_request_call"}
+
+
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
     """Return as soon as the condition holds; fail if it never does."""
     async with asyncio.timeout(seconds):
@@ -197,11 +237,11 @@ async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
 async def nothing_left(house: House) -> AsyncIterator[None]:
     """Fail unless the block leaves no connection, descriptor or task behind."""
     assert house.door.stats.open == 0
-    descriptors_before, tasks_before = descriptors(), asyncio.all_tasks()
+    descriptors_before, tasks_before = descriptors(), tasks()
     yield
     await until(lambda: house.door.stats.open == 0)
     await until(lambda: descriptors() <= descriptors_before)
-    await until(lambda: not (asyncio.all_tasks() - tasks_before))
+    await until(lambda: not (tasks() - tasks_before))
 
 
 @contextlib.contextmanager
