@@ -19,6 +19,12 @@ def tagged(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(length))) + length + content
 
 
+def content(encoded: bytes) -> bytes:
+    """What one tag-length-value holds."""
+    first = encoded[1]
+    return encoded[2:] if first < 0x80 else encoded[2 + (first & 0x7F) :]  # noqa: PLR2004  short form
+
+
 def sequence(*parts: bytes) -> bytes:
     """SEQUENCE of encoded parts."""
     return tagged(0x30, b"".join(parts))

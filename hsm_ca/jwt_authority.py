@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -89,7 +90,7 @@ class JwtIssuer:
             claims["iss"] = self._issuer
         jti = ""
         if request.include_jti:
-            jti = claims["jti"] = _base64url(secrets.token_bytes(16)).decode()
+            jti = claims["jti"] = _base64url(uuid4().bytes).decode()
         content = self._header + b"." + _encode(claims)
 
         def assemble(signature: bytes) -> bytes:

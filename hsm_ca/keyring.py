@@ -14,7 +14,7 @@ from hsm_ca.authority_key import AuthorityKey, Observer
 from hsm_ca.journal import AuthorityRecord, State
 from keymanagers.base import Key, KeyId, KeyManager
 from spiffe_core.bundle import PublicKey
-from spiffe_core.errors import KeyManagerUnavailable, KeyNotFound
+from spiffe_core.errors import AlreadyExists, KeyManagerUnavailable, KeyNotFound
 
 _MUST_EXIST: Final = frozenset({State.CREATED, State.PREPARED, State.ACTIVE})
 
@@ -47,26 +47,34 @@ class Keyring:
         """Make the key of a RESERVED record, or find it if a server was killed after making it.
 
         Raises:
+            AlreadyExists: if something is there under its id that is no usable key: half of one, whose making was
+                interrupted.
             KeyManagerUnavailable: if the key manager does not answer or does not show all journalled keys.
         """
         self._insist_on_all(records)
-        key = self._shown.get(record.key_id) or self._keys.generate(record.key_id, record.key_type)
-        self._shown = {**self._shown, key.id: key}
-        return key
+        if record.key_id not in self._shown:
+            try:
+                made = self._keys.generate(record.key_id, record.key_type)
+                self._shown = {**self._shown, made.id: made}
+            except AlreadyExists:
+                self.look()  # a server that led before may have made it a moment ago
+                if record.key_id not in self._shown:
+                    raise
+        return self._shown[record.key_id]
 
     def destroy(self, record: AuthorityRecord, records: Sequence[AuthorityRecord]) -> None:
-        """Destroy the key of a record, if it is there.
+        """Destroy the key of a record, or what is left of it; it may be gone already.
 
         Raises:
             KeyManagerUnavailable: if the key manager does not answer or does not show all journalled keys.
         """
         self._insist_on_all(records)
-        if record.key_id in self._shown:
-            try:
-                self._keys.retire(record.key_id)
-            except KeyNotFound:
+        try:
+            self._keys.retire(record.key_id)
+        except KeyNotFound:
+            if record.state is State.OLD:
                 log.warning("Key of an expired authority was gone already", key_id=record.key_id)
-            self._shown = {key_id: key for key_id, key in self._shown.items() if key_id != record.key_id}
+        self._shown = {key_id: key for key_id, key in self._shown.items() if key_id != record.key_id}
 
     def key_of(self, record: AuthorityRecord) -> AuthorityKey:
         """The key of a record, compared with what the journal knows of it.

@@ -48,6 +48,10 @@ class LeaseKeeper:
             self._try_to_take(at)
         return self.epoch
 
+    def lose(self) -> None:
+        """Another server leads: a write of this one was refused.  It may try again as anybody may."""
+        self._held = None
+
     def release(self) -> None:
         """Let a successor take over at once."""
         if self._held:

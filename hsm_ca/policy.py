@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from keymanagers.base import KeyType
+from spiffe_core.errors import InvalidConfig
 from spiffe_core.ids import TrustDomain
 
 DEFAULT_CA_TTL: Final = timedelta(hours=24)
@@ -23,12 +24,31 @@ class CaSubject:
     organization: tuple[str, ...] = ("SPIFFE",)
     common_name: str = ""
 
-    def attributes(self) -> list[x509.NameAttribute[str]]:
-        """The parts in the order in which Go writes them: C, O, then what the caller adds, CN last."""
-        return [
-            *(x509.NameAttribute(NameOID.COUNTRY_NAME, value) for value in self.country),
-            *(x509.NameAttribute(NameOID.ORGANIZATION_NAME, value) for value in self.organization),
-        ]
+    def __post_init__(self) -> None:
+        """Raise unless a certificate can have this subject.
+
+        Raises:
+            InvalidConfig: naming the value that no certificate can hold.
+        """
+        try:
+            self.name()
+        except ValueError as exc:
+            raise InvalidConfig(f"ca_subject: {exc}") from exc
+
+    def name(self, serial_number: str = "") -> x509.Name:
+        """The subject in the order in which Go writes it: C, O, CN, serial number; the values of one part together."""
+        parts = (
+            (NameOID.COUNTRY_NAME, self.country),
+            (NameOID.ORGANIZATION_NAME, self.organization),
+            (NameOID.COMMON_NAME, (self.common_name,)),
+            (NameOID.SERIAL_NUMBER, (serial_number,)),
+        )
+        given = ((oid, [value for value in dict.fromkeys(values) if value]) for oid, values in parts)
+        return x509.Name(
+            x509.RelativeDistinguishedName(x509.NameAttribute(oid, value) for value in values)
+            for oid, values in given
+            if values
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

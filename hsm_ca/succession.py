@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from hsm_ca.journal import AuthorityRecord, State
-from hsm_ca.lifetimes import FORGET_AFTER, KEEP_EXPIRED, activate_at, prepare_at
+from hsm_ca.lifetimes import BACKDATE, FORGET_AFTER, KEEP_EXPIRED, activate_at, prepare_at
 from spiffe_core.runtime.clock import from_unix
 
 
@@ -20,6 +20,7 @@ class Step(StrEnum):
 
     RESERVE = "reserve"
     GENERATE = "generate"
+    ABANDON = "abandon"
     CERTIFY = "certify"
     PUBLISH = "publish"
     ACTIVATE = "activate"
@@ -43,7 +44,7 @@ def next_step(records: Sequence[AuthorityRecord], now: datetime) -> tuple[Step, 
             return Step.DISCARD, record
     if prepared and (active is None or _due(active, now)):
         return Step.ACTIVATE, prepared
-    if prepared is None and (active is None or now > prepare_at(*_life(active))):
+    if prepared is None and (active is None or _due(active, now) or now > prepare_at(*_life(active))):
         return Step.RESERVE, None
     return next((found for record in records if (found := _ending(record, now))), None)
 
@@ -74,8 +75,13 @@ def _ending(record: AuthorityRecord, now: datetime) -> tuple[Step, AuthorityReco
 
 
 def _due(record: AuthorityRecord, now: datetime) -> bool:
-    """Whether the authority is so near its end that it may not be (or become) the one that signs."""
-    return now > activate_at(*_life(record))
+    """Whether the authority may not be, or become, the one that signs.
+
+    It is too near its end, or lies in the future: the clock was ahead when it was made, and what it signs does not
+    verify until its certificate begins.
+    """
+    issued_at, not_after = _life(record)
+    return now > activate_at(issued_at, not_after) or now < issued_at - BACKDATE
 
 
 def _life(record: AuthorityRecord) -> tuple[datetime, datetime]:

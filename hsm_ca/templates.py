@@ -31,6 +31,7 @@ SVID_SUBJECT: Final = x509.Name(
 """Subject of every SVID (SPIRE's)."""
 _SVID_SUBJECT_DER: Final = SVID_SUBJECT.public_bytes()
 _EMPTY_NAME: Final = x509.Name([]).public_bytes()
+_COMMON_NAME: Final = bytes.fromhex("0603550403")  # id-at-commonName
 _EXTENSION_REQUEST: Final = bytes.fromhex("06092a864886f70d01090e")  # RFC 2985 §5.4.2
 
 
@@ -108,10 +109,8 @@ class Template:
         and a path is found without trial.
         """
         serial = new_serial()
-        name = ca_name(subject, x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)))
-        return cls._of(
-            serial, validity, name.public_bytes(), public_key, _CA_EXTENSIONS + _trust_domain_san(trust_domain)
-        )
+        name = subject.name(str(serial)).public_bytes()
+        return cls._of(serial, validity, name, public_key, _CA_EXTENSIONS + _trust_domain_san(trust_domain))
 
     @classmethod
     def _of(
@@ -140,7 +139,7 @@ def ca_request(trust_domain: TrustDomain, public_key: PublicKey, subject: CaSubj
     wanted = der.sequence(_EXTENSION_REQUEST, der.tagged(0x31, der.sequence(_trust_domain_san(trust_domain))))
     return der.sequence(
         der.integer(0),
-        ca_name(subject).public_bytes(),
+        subject.name().public_bytes(),
         public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
         der.tagged(0xA0, wanted),
     )
@@ -149,12 +148,6 @@ def ca_request(trust_domain: TrustDomain, public_key: PublicKey, subject: CaSubj
 def signed(content: bytes, algorithm: bytes, signature: bytes) -> bytes:
     """A signed certificate or request: the content, how it was signed, and the signature."""
     return der.sequence(content, algorithm, der.bit_string(signature))
-
-
-def ca_name(subject: CaSubject, *more: x509.NameAttribute[str]) -> x509.Name:
-    """The subject of a CA certificate: C, O, what is added, CN, in Go's order."""
-    common_name = [x509.NameAttribute(NameOID.COMMON_NAME, subject.common_name)] if subject.common_name else []
-    return x509.Name([*subject.attributes(), *common_name, *more])
 
 
 def new_serial() -> int:
@@ -176,9 +169,10 @@ def _subject(subject: x509.Name | None, dns_names: Sequence[str]) -> bytes:
         return _SVID_SUBJECT_DER
     name = SVID_SUBJECT if subject is None else subject
     if dns_names:
-        others = [attribute for attribute in name if attribute.oid != NameOID.COMMON_NAME]
+        others = x509.Name([attribute for attribute in name if attribute.oid != NameOID.COMMON_NAME])
         # A DNS name may be longer than the 64 characters of a common name; SPIRE repeats it all the same.
-        name = x509.Name([*others, x509.NameAttribute(NameOID.COMMON_NAME, dns_names[0], _validate=False)])
+        common_name = der.sequence(_COMMON_NAME, der.tagged(0x0C, dns_names[0].encode()))
+        return der.sequence(der.content(others.public_bytes()), der.tagged(0x31, common_name))
     return name.public_bytes()
 
 
