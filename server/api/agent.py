@@ -190,6 +190,7 @@ class AgentService:
             entry = Entry(spiffe_id=alias, parent_id=parent, selectors=(Selector("spiffe_id", str(parent)),))
             outcome = (await self._database.run(lambda: self._entries.create_batch([entry])))[0]
             if outcome.error is not None:
+                await self._database.run(lambda: self._join_tokens.take(token.value))
                 raise Internal(f"failed to create join token registration entry: {outcome.error}")
         return join_token_to_pb(token)
 

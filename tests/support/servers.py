@@ -76,8 +76,13 @@ def method_of(module: Any, name: str) -> Method:
 class Client:
     """Calls RPCs over one connection."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, patience: float = PATIENCE) -> None:
         self._channel = channel
+        self._patience = patience
+
+    def waiting(self, seconds: float) -> "Client":
+        """The same connection, whose calls have so many seconds."""
+        return Client(self._channel, seconds)
 
     async def call(self, module: Any, name: str, request: Message | None = None, **fields: Any) -> Any:
         """The answer of a unary RPC; ``fields`` are the request's if none is given.
@@ -90,7 +95,7 @@ class Client:
         assert not method.server_streaming
         callable_ = self._channel.unary_unary(method.path, _serialize, method.response.FromString)
         try:
-            return await callable_(method.request(**fields) if request is None else request, timeout=PATIENCE)
+            return await callable_(method.request(**fields) if request is None else request, timeout=self._patience)
         except grpc.aio.AioRpcError as exc:
             raise Refused(_refusal(exc)) from None
 
@@ -110,14 +115,14 @@ class Client:
         callable_ = cast("Any", kind)(method.path, _serialize, method.response.FromString)
         asked = iter(requests) if method.client_streaming else requests[0]
         try:
-            return [answer async for answer in callable_(asked, timeout=PATIENCE)]
+            return [answer async for answer in callable_(asked, timeout=self._patience)]
         except grpc.aio.AioRpcError as exc:
             raise Refused(_refusal(exc)) from None
 
     def open(self, module: Any, name: str) -> "grpc.aio.StreamStreamCall[Message, Any]":
         """A stream both ways, for a test to write and read."""
         method = method_of(module, name)
-        return self._channel.stream_stream(method.path, _serialize, method.response.FromString)(timeout=PATIENCE)
+        return self._channel.stream_stream(method.path, _serialize, method.response.FromString)(timeout=self._patience)
 
     async def refusal(self, module: Any, name: str, request: Message | None = None, **fields: Any) -> Refusal | None:
         """How the RPC is refused, or None if it is not."""
