@@ -155,6 +155,24 @@ with socket.socket() as probe:
 PYTHON
 }
 
+# Whether nobody serves at a socket yet: a server takes the place of a file that is left there.
+check_socket() {
+    "$BIN/python" - "$1" <<'PYTHON'
+import socket, sys
+path = sys.argv[1]
+if len(path.encode()) > 107:
+    sys.exit(f"error: {path} is too long for a socket: choose a shorter folder")
+with socket.socket(socket.AF_UNIX) as probe:
+    try:
+        probe.connect(path)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        sys.exit()
+    except OSError as exc:
+        sys.exit(f"error: {path} cannot be used: {exc.strerror}; choose a folder for the sockets with SOCKETS=...")
+sys.exit(f"error: something serves at {path} already; end it, or choose a folder for the sockets with SOCKETS=...")
+PYTHON
+}
+
 find_module() {
     for candidate in /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so \
         /usr/lib64/pkcs11/libsofthsm2.so /usr/lib64/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so; do
@@ -174,9 +192,8 @@ name_everything() {
     DEMO_PIN_FILE=$DEMO_STATE/softhsm/$DEMO_TOKEN.pin
     SOFTHSM2_CONF=$DEMO_STATE/softhsm/softhsm2.conf
     export DEMO_STATE DEMO_MODULE DEMO_TOKEN DEMO_PORT DEMO_PIN_FILE DEMO_SERVER_SOCKET DEMO_AGENT_SOCKET SOFTHSM2_CONF
-    for socket in "$DEMO_SERVER_SOCKET" "$DEMO_AGENT_SOCKET"; do
-        [ "$(printf '%s' "$socket" | wc -c)" -le 107 ] || fail "$socket is too long for a socket: choose a shorter folder"
-    done
+    check_socket "$DEMO_SERVER_SOCKET"
+    check_socket "$DEMO_AGENT_SOCKET"
 }
 
 make_token() {
