@@ -83,7 +83,8 @@ class AgentGate:
             return
         event, fields = (call.failure, call.log_fields() | call.facts) if call else (FAILED, _names(method))
         if event:
-            report = log.error if isinstance(error, Internal) or event != FAILED else log.warning
+            ours = isinstance(error, Internal) or (event != FAILED and not isinstance(error, InvalidInput))
+            report = log.error if ours else log.warning
             report(event, status_code=code, error=str(error), **fields)
 
 

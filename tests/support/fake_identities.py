@@ -63,7 +63,7 @@ class FakeSubscription:
         self._identities = identities
         self._selectors = selectors
         self._svids = svids
-        self._seen = -1
+        self.seen = -1
 
     def __enter__(self) -> Self:
         self._identities.subscriptions.append(self)
@@ -76,9 +76,9 @@ class FakeSubscription:
         """The state, at once the first time; then after each change."""
         async with self._identities.changed:
             await self._identities.changed.wait_for(
-                lambda: self._identities.revision != self._seen and (self._identities.ready or not self._svids)
+                lambda: self._identities.revision != self.seen and (self._identities.ready or not self._svids)
             )
-            self._seen = self._identities.revision
+            self.seen = self._identities.revision
         return self._identities.state(self._selectors, svids=self._svids)
 
 
@@ -113,14 +113,16 @@ class FakeIdentities:
         return entry
 
     async def change(self) -> None:
-        """Let subscribers know that something is not as before."""
+        """Let subscribers know that something is not as before; return when all have taken the new state."""
         async with self.changed:
             self.revision += 1
             self.changed.notify_all()
+        while any(one.seen != self.revision for one in self.subscriptions):  # noqa: ASYNC110  theirs is no event
+            await asyncio.sleep(0.001)
 
     async def rotate(self, entry: Entry) -> None:
         """Give an entry a new SVID."""
-        del self._svids[entry.id]
+        self._svids.pop(entry.id, None)
         await self.change()
 
     async def remove(self, entry: Entry) -> None:

@@ -5,6 +5,7 @@ this process.
 """
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,16 +21,20 @@ from agent.workload_attestors.base import WorkloadAttestor
 from agent.workload_attestors.unix import UnixAttestor
 from spiffe_core.api import workload_pb2
 from spiffe_core.api.services import methods_of, service_in
+from spiffe_core.errors import SpiffeError
 from spiffe_core.runtime.clock import Clock, SystemClock
 from spiffe_core.runtime.files import private_folder
 from spiffe_core.runtime.health import Health
 from spiffe_core.runtime.levels import Level, LevelSwitch
 from spiffe_core.runtime.metrics import Metrics
+from spiffe_core.runtime.peers import PeerProcess
 from spiffe_core.runtime.plugins import Plugin
 from spiffe_core.x509svid import Chain
 from tests.support.fake_identities import FakeIdentities
 
 HEADER: Final = (("workload.spiffe.io", "true"),)
+ME: Final = f"unix:uid:{os.geteuid()}"
+"""A selector of this process."""
 METHODS: Final = {method.name: method for method in methods_of(service_in(workload_pb2.DESCRIPTOR))}
 PATIENCE: Final = 20
 """Seconds after which a call that should have been answered fails."""
@@ -210,3 +215,26 @@ async def refused(code: grpc.StatusCode, text: str) -> AsyncIterator[None]:
         assert (exc.code(), exc.details()) == (code, text)  # noqa: PT017  what is asserted is not the raising
     else:
         raise AssertionError(f"not refused: {text}")
+
+
+class FakeAttestor:
+    """``agent.workload_attestors.base.WorkloadAttestor`` that says what a test wants it to say."""
+
+    def __init__(self, name: str = "fake", *values: str, error: SpiffeError | None = None) -> None:
+        self.name = name
+        self.values = values
+        self.error = error
+        self.asked: list[int] = []
+        """The processes that it was asked about."""
+        self.closed = False
+
+    async def attest(self, process: PeerProcess) -> Sequence[str]:
+        """The values, beside the process's number, or the error."""
+        self.asked.append(process.pid)
+        if self.error is not None:
+            raise self.error
+        return [*self.values, f"pid:{process.pid}"]
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
