@@ -77,9 +77,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         for number in _FORWARDED:
             loop.add_signal_handler(number, self._forward, number)
-        if not await self._start(0):
+        if not await self._begin():
             await self._stop()
-            return 1
+            return 0 if self._stopping.is_set() else 1
         health = Health({"server": self._check}, SystemClock())
         listener = (
             HealthListener(self._config.health_checks, health) if self._config.health_checks.listener_enabled else None
@@ -97,6 +97,23 @@ class Supervisor:
             listener.close()
         await self._stop()
         return 0
+
+    async def _begin(self) -> bool:
+        """Start every worker for the first time; whether the first serves and nobody said to stop meanwhile."""
+        starting = asyncio.create_task(self._start_all())
+        told = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():  # it may wait for a device, a database or another server
+            starting.cancel()
+            return False
+        told.cancel()
+        return starting.result()
+
+    async def _start_all(self) -> bool:
+        if not await self._start(0):
+            return False
+        await asyncio.gather(*(self._start(index) for index in range(1, self._config.workers)))
+        return True
 
     async def _keep(self, index: int) -> None:
         """Start a worker again whenever it ends."""
