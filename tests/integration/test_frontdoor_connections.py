@@ -18,6 +18,7 @@ from spiffe_core.runtime.relay import HIGH_WATER
 from spiffe_core.runtime.sockets import listen_unix
 from spiffe_core.runtime.tls import client_context
 from tests.support import pki
+from tests.support.garbage import client_hello
 from tests.support.houses import (
     CHUNK,
     PREFACE_AND_SETTINGS,
@@ -67,15 +68,6 @@ async def to_its_end(call: grpc.aio.UnaryStreamCall) -> int:
     while await call.read() is not grpc.aio.EOF:
         received += 1
     return received
-
-
-def client_hello() -> bytes:
-    """The first flight of a TLS client."""
-    outgoing = ssl.MemoryBIO()
-    tls = client_context(None).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="server")
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return outgoing.read()
 
 
 @on_both_loops

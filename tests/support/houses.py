@@ -222,8 +222,9 @@ def descriptors() -> int:
 
 
 def tasks() -> set[asyncio.Task[Any]]:
-    """The loop's tasks; the one in which grpcio awaits the next call, a new one for each call, does not count."""
-    return {task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") != "_request_call"}
+    """The other tasks of the loop; that in which grpcio awaits the next call, a new one each time, does not count."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    return {task for task in others if getattr(task.get_coro(), "__name__", "") != "_request_call"}
 
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 import uvloop
 
-_LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -17,10 +17,10 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
     @functools.wraps(test)
     def run(*, event_loop_kind: str, **fixtures: Any) -> None:
-        with asyncio.Runner(loop_factory=_LOOPS[event_loop_kind]) as runner:
+        with asyncio.Runner(loop_factory=LOOPS[event_loop_kind]) as runner:
             runner.run(test(**fixtures))
 
     asked_for = inspect.signature(test).parameters.values()
     kind = inspect.Parameter("event_loop_kind", inspect.Parameter.KEYWORD_ONLY)
     run.__signature__ = inspect.Signature([*asked_for, kind])  # type: ignore[attr-defined]
-    return pytest.mark.parametrize("event_loop_kind", list(_LOOPS))(run)
+    return pytest.mark.parametrize("event_loop_kind", list(LOOPS))(run)
