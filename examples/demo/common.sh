@@ -15,6 +15,7 @@ if [ -t 1 ]; then
 else
     bold='' plain=''
 fi
+started=''
 step_number=0
 step_title=''
 
@@ -69,6 +70,7 @@ run_refused() {
 # Start a program that stays, with its log in $DEMO_STATE/NAME.log and its process in $DEMO_STATE/NAME.pid.
 start() {
     name=$1
+    started="$started $name"
     shift
     show_command "$@" '&'
     if command -v setsid >/dev/null; then
@@ -128,10 +130,10 @@ until_it_works() {
     printf ' ready\n'
 }
 
-# After a failure: in which step, and the end of the logs there are.
+# After a failure: in which step, and the end of the logs of what was started.
 show_logs() {
     printf '\n%sFailed%s in step %s, %s.\n' "$bold" "$plain" "$step_number" "$step_title" >&2
-    for name in server agent; do
+    for name in $started; do
         if [ -s "$DEMO_STATE/$name.log" ]; then
             printf '\nThe end of the %s'\''s log:\n' "$name" >&2
             tail -n 20 "$DEMO_STATE/$name.log" | sed 's/^/    /' >&2
