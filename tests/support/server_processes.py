@@ -108,8 +108,9 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start it and wait until every process of it serves."""
+        before = self._starts()
         self.begin()
-        wait_until(lambda: self._tcp_starts() >= self.workers or self.has_ended())
+        wait_until(lambda: self._starts() >= before + self.workers or self.has_ended())
         if self.has_ended():
             raise AssertionError(self.log)
 
@@ -131,7 +132,10 @@ class ServerProcess:
             wait_until(lambda: not any(map(is_alive, pids)))
         self._reserved.close()
 
-    def _tcp_starts(self) -> int:
+    def _starts(self) -> int:
+        """How many processes of it have begun to serve, ever."""
+        if not self._log.exists():
+            return 0
         return sum(_SERVES in line and "network=tcp" in line for line in self.log.splitlines())
 
     # -- callers -------------------------------------------------------------------------------------------
