@@ -15,7 +15,7 @@ from spiffe_core.api.convert.status import status_to_pb
 from spiffe_core.api.spire.api.server.entry.v1 import entry_pb2
 from spiffe_core.api.spire.api.types import entry_pb2 as types_pb2
 from spiffe_core.api.spire.api.types import spiffeid_pb2, status_pb2
-from spiffe_core.entries import Entry, EntryId
+from spiffe_core.entries import Entry, EntryId, check_entry
 from spiffe_core.errors import AlreadyExists, InvalidInput, NotFound, SpiffeError
 from spiffe_core.ids import SpiffeId, TrustDomain
 from spiffe_core.runtime.lanes import Lanes
@@ -97,7 +97,7 @@ class EntryService:
         self, request: entry_pb2.BatchCreateEntryRequest, call: Call
     ) -> entry_pb2.BatchCreateEntryResponse:
         """Register entries; each has its own outcome."""
-        read = [self._read(pb) for pb in request.entries]
+        read = [self._read_new(pb) for pb in request.entries]
         wanted = [entry for entry in read if isinstance(entry, Entry)]
         made = iter(await self._database.run(lambda: self._entries.create_batch(wanted)) if wanted else ())
         response, mask = entry_pb2.BatchCreateEntryResponse(), _mask(request)
@@ -187,6 +187,15 @@ class EntryService:
         return known.message
 
     # ------------------------------------------------------------------------------------------------------
+
+    def _read_new(self, pb: types_pb2.Entry) -> Entry | SpiffeError:
+        entry = self._read(pb)
+        if isinstance(entry, Entry):
+            try:
+                check_entry(entry, self._trust_domain)
+            except InvalidInput as exc:
+                return exc
+        return entry
 
     def _read(self, pb: types_pb2.Entry, mask: types_pb2.EntryMask | None = None) -> Entry | SpiffeError:
         try:

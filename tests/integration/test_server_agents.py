@@ -11,6 +11,7 @@ from grpc import StatusCode
 from server.api.agent import AgentService
 from server.datastore.agents import Agents
 from server.node_attestors.base import Attested
+from server.rate_limits import ATTEST
 from server.signing import Signer
 from spiffe_core.api.spire.api.server.agent.v1 import agent_pb2
 from spiffe_core.api.spire.api.server.entry.v1 import entry_pb2
@@ -167,17 +168,15 @@ async def test_an_agent_that_was_banned_while_it_was_away_cannot_attest(served):
 
 async def test_attestation_is_limited_to_one_a_second_and_client():
     async with serving() as served:
-        for value in ("first", "second"):
-            await make_token(served, value)
-        client = (await served.remote()).waiting(0.9)
-        await attested(client, "first")
-        text = (
-            "rejecting request due to attest agent rate limiting: rate limit: the wait would exceed the deadline of the"
-        )
-        refusal = await client.refusal(agent_pb2, "AttestAgent", attest("second"))
+        await make_token(served)
+        for _ in range(60):
+            served.shared.rate_limits.reserve(ATTEST, "127.0.0.1", 1)
+        text = "rejecting request due to attest agent rate limiting: rate limit: the wait would exceed the deadline"
+        client = await served.remote()
+        refusal = await client.refusal(agent_pb2, "AttestAgent", attest())
         assert refusal == Refusal(StatusCode.RESOURCE_EXHAUSTED, f"{text} of the call")
-        served.clock.advance(1)
-        assert (await attested(client, "second")).svid.cert_chain
+        served.clock.advance(60)
+        assert (await attested(client)).svid.cert_chain
 
 
 async def test_an_agent_waits_for_its_turn_if_it_has_the_time():
@@ -191,9 +190,11 @@ async def test_an_agent_waits_for_its_turn_if_it_has_the_time():
 
 async def test_local_callers_are_not_limited():
     async with serving() as served:
-        for value in ("first", "second"):
-            await make_token(served, value)
-            assert (await attested(served.local.waiting(0.9), value)).svid.cert_chain
+        await make_token(served)
+        for host in ("", "@", "127.0.0.1"):
+            served.shared.rate_limits.reserve(ATTEST, host, 1)
+            served.shared.rate_limits.reserve(ATTEST, host, 1)
+        assert (await attested(served.local.waiting(1.5))).svid.cert_chain
 
 
 # -- attestation by other attestors ----------------------------------------------------------------------------
