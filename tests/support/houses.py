@@ -193,6 +193,16 @@ async def frames_begin(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     return first[3] == 4
 
 
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """What is still to come until the server hangs up, politely or not; fail if it does not."""
+    received = b""
+    async with asyncio.timeout(15):
+        with contextlib.suppress(ConnectionResetError):
+            while block := await reader.read(65536):
+                received += block
+    return received
+
+
 async def hang_up(writer: asyncio.StreamWriter) -> None:
     """Close a connection, whatever is left of it."""
     writer.close()
