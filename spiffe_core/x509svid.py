@@ -26,6 +26,10 @@ MAX_CHAIN: Final = 10
 """Longest chain that is read, in certificates."""
 
 
+class UnknownAuthority(InvalidX509Svid):
+    """No authority of the bundle vouches for the chain."""
+
+
 @dataclass(frozen=True, slots=True)
 class X509Svid:
     """A chain that passed every check, and the ID that it proves.
@@ -133,7 +137,7 @@ def verify_x509_svid(chain: Chain, bundle: Bundle, now: datetime) -> X509Svid:
         for certificate in chain[1:]:  # the likeliest cause, which the library does not name
             _check_time(certificate, now)
         reason = str(exc).partition(" (encountered processing")[0]
-        raise InvalidX509Svid(
+        raise UnknownAuthority(
             f'certificate does not chain to an X.509 authority of trust domain "{bundle.trust_domain}": {reason[:160]}'
         ) from exc
     return X509Svid(spiffe_id, tuple(path[:-1]))

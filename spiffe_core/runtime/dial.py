@@ -10,9 +10,10 @@ Every connection uses the identity and the bundle of its moment.  A connection l
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 from cryptography import x509
@@ -24,9 +25,11 @@ from spiffe_core.ids import SpiffeId
 from spiffe_core.runtime.clock import Clock
 from spiffe_core.runtime.hardware import channel_credentials, check_server_name
 from spiffe_core.runtime.outbound import FarEnd, Outbound
-from spiffe_core.runtime.reach import Expectation, Patience, Reached, Route, Target
+from spiffe_core.runtime.reach import Expectation, Patience, Reached, Route, Target, UntrustedServer
 from spiffe_core.runtime.relay import End
 from spiffe_core.runtime.tls import HardwareIdentity, TlsIdentity, client_context
+
+E = TypeVar("E", bound=End)
 
 Option = tuple[str, Any]
 """A channel argument of gRPC."""
@@ -77,6 +80,8 @@ class Dialer:
         self._lock = asyncio.Lock()
         self.last_error: str | None = None
         """Why the last connection failed; None if the server has answered since."""
+        self.untrusted = False
+        """Whether the last connection failed since the bundle vouches for no server that answered."""
         self.presented: tuple[x509.Certificate, ...] | None = None
         """The chain that the server of the last connection proved to be itself by, leaf first."""
 
@@ -119,9 +124,18 @@ class Dialer:
         identity = self._identity()
         if isinstance(identity, HardwareIdentity):
             raise Unavailable("the identity's key has moved into hardware: call again on a new channel")
-        reached = await self._route.reach(end_factory, client_context(identity))
+        reached = await self._reach(end_factory, client_context(identity))
         self.presented = reached.chain
         return reached.end
+
+    async def _reach(self, end_factory: Callable[[], E], context: ssl.SSLContext) -> Reached[E]:
+        try:
+            reached = await self._route.reach(end_factory, context)
+        except Unavailable as exc:
+            self.untrusted = isinstance(exc, UntrustedServer)
+            raise
+        self.untrusted = False
+        return reached
 
     async def _hardware_channel(self, identity: HardwareIdentity) -> grpc.aio.Channel:
         """The channel that is connected, or else one to where the server is found now."""
@@ -146,7 +160,7 @@ class Dialer:
     async def _probe(self) -> Reached[End]:
         """Find the server, without a client certificate, and make sure that grpcio can reach it too."""
         try:
-            reached = await self._route.reach(End, client_context(None))
+            reached = await self._reach(End, client_context(None))
             reached.end.abort()
             self.presented = reached.chain
             check_server_name(reached.chain[0])

@@ -25,7 +25,7 @@ from spiffe_core.runtime.clock import Clock
 from spiffe_core.runtime.relay import End
 from spiffe_core.runtime.sockets import tune_tcp
 from spiffe_core.runtime.tls import ALPN, presented_chain
-from spiffe_core.x509svid import Chain, id_of, parse_chain, verify_x509_svid
+from spiffe_core.x509svid import Chain, UnknownAuthority, id_of, parse_chain, verify_x509_svid
 
 E = TypeVar("E", bound=End)
 
@@ -33,6 +33,10 @@ _TARGET: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/\s]
 _MAX_PORT: Final = 65535
 _SHUTDOWN: Final = 2.0
 """Seconds that a server has to answer our close_notify."""
+
+
+class UntrustedServer(Unavailable):
+    """At every address a server answered for which no authority of the bundle vouches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class Route:
             Unavailable: telling, address by address, why there is no connection.
         """
         causes: list[str] = []
+        untrusted = 0
         try:
             async with asyncio.timeout(self.patience.total):
                 for address in await self._resolve():
@@ -129,9 +134,11 @@ class Route:
                         return await self._try(address, end_factory(), context)
                     except _Failed as exc:
                         causes.append(f"{Target(*address[-1][:2])}: {exc}")
+                        untrusted += isinstance(exc.__cause__, UnknownAuthority)
         except TimeoutError:
             causes.append(f"no more time after {self.patience.total:g} s")
-        raise Unavailable(f"cannot reach {self.expected.server_id} at {self.target}: {'; '.join(causes)}")
+        kind = UntrustedServer if untrusted == len(causes) else Unavailable
+        raise kind(f"cannot reach {self.expected.server_id} at {self.target}: {'; '.join(causes)}")
 
     async def _resolve(self) -> list[Any]:
         host, port = self.target.host, self.target.port
@@ -143,9 +150,9 @@ class Route:
     async def _try(self, address: Any, end: E, context: ssl.SSLContext) -> Reached[E]:  # noqa: ANN401  as getaddrinfo's
         family, kind, _, _, where = address
         with contextlib.ExitStack() as on_failure:
-            connection = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            on_failure.callback(lambda: end.abort() if end.transport else connection.close())
             try:
+                connection = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                on_failure.callback(lambda: end.abort() if end.transport else connection.close())
                 async with asyncio.timeout(self.patience.attempt):
                     tune_tcp(connection)
                     await asyncio.get_running_loop().sock_connect(connection, where)
