@@ -1,0 +1,147 @@
+"""JWT-SVIDs of workloads: kept until half their life is over, and longer while the server does not give new ones.
+
+A token is kept by entry and audiences, in whatever order these are named.  Calls that want the same token while it
+is asked for share one call to the server.  An entry whose tokens carry an ID of their own gets a new one each time.
+The cache has a hard limit: the token goes that was asked for longest ago.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from agent.rotation import Rotation
+from spiffe_core.entries import Entry, EntryId
+from spiffe_core.errors import Internal, ResourceExhausted, SpiffeError, Unavailable
+from spiffe_core.jwtsvid import JwtSvid
+from spiffe_core.runtime.clock import Clock
+from spiffe_core.runtime.tasks import Backoff
+
+DEFAULT_SIZE: Final = 1000
+"""Tokens that are kept, if 0 is configured (SPIRE's)."""
+PATIENCE: Final = 30.0
+"""Seconds that the server may take for a token of which there is none yet."""
+_RETRY: Final = Backoff(first=1.0, longest=10.0)
+
+Ask = Callable[[EntryId, Sequence[str], float], Awaitable[JwtSvid]]
+"""Asks the server for a token of an entry for audiences, and waits so many seconds at most."""
+_Key = tuple[EntryId, str, tuple[str, ...]]
+
+log: Final = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    svid: JwtSvid
+    renew_at: datetime
+
+
+class JwtSvids:
+    """The tokens of an agent's workloads."""
+
+    def __init__(
+        self, *, ask: Ask, size: int, rotation: Rotation, clock: Clock, hit_patience: float = PATIENCE
+    ) -> None:
+        """Take who is asked; ``hit_patience`` is how long he may take while the token that is there is still valid."""
+        self._ask = ask
+        self._size = size or DEFAULT_SIZE
+        self._rotation = rotation
+        self._clock = clock
+        self._hit_patience = hit_patience
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
+        self._asking: dict[_Key, asyncio.Task[JwtSvid]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def get(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
+        """A token of the entry for exactly these audiences.
+
+        Raises:
+            Unavailable: if there is none in the cache and the server does not give one, saying why.
+        """
+        if entry.jwt_svid_include_jti:
+            return await self._ask_patiently(entry.id, audience)
+        key = (entry.id, str(entry.spiffe_id), tuple(sorted(audience)))
+        kept = self._kept.get(key)
+        now = self._clock.now()
+        if kept is not None:
+            self._kept.move_to_end(key)
+            if now < kept.renew_at:
+                return kept.svid
+        valid = kept if kept is not None and now < kept.svid.expires_at else None
+        try:
+            return await asyncio.shield(self._asked(key, audience, is_hit=valid is not None))
+        except SpiffeError as exc:
+            if valid is None or self._clock.now() >= valid.svid.expires_at:
+                raise _unavailable(exc) from exc
+            log.warning("Unable to renew JWT; returning cached copy", spiffe_id=str(entry.spiffe_id), error=str(exc))
+            return valid.svid
+
+    def drop_tainted(self, key_ids: Collection[str]) -> int:
+        """Let the tokens go that these authorities have signed; how many went."""
+        going = [key for key, kept in self._kept.items() if kept.svid.key_id in key_ids]
+        for key in going:
+            del self._kept[key]
+        return len(going)
+
+    async def close(self) -> None:
+        """Ask for nothing more."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _asked(self, key: _Key, audience: Sequence[str], *, is_hit: bool) -> asyncio.Task[JwtSvid]:
+        """The call to the server that is under way for this token."""
+        task = self._asking.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._fetch(key, audience, is_hit=is_hit))
+            self._asking[key] = task
+            task.add_done_callback(lambda done: self._answered(key, done))
+        return task
+
+    def _answered(self, key: _Key, task: asyncio.Task[JwtSvid]) -> None:
+        del self._asking[key]
+        if not task.cancelled():
+            task.exception()  # those who wait have it; if nobody does any more, it is no loss
+
+    async def _fetch(self, key: _Key, audience: Sequence[str], *, is_hit: bool) -> JwtSvid:
+        if is_hit:
+            svid = await self._ask(key[0], audience, self._hit_patience)
+        else:
+            svid = await self._ask_patiently(key[0], audience)
+        if str(svid.id) == key[1]:  # else the entry has changed, and its new revision is not here yet
+            begin = svid.issued_at or self._clock.now()
+            self._kept[key] = _Kept(svid, self._rotation.half_way(begin, svid.expires_at))
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        return svid
+
+    async def _ask_patiently(self, entry_id: EntryId, audience: Sequence[str]) -> JwtSvid:
+        """Ask again and again, for a while, if the server is away or busy; what it refuses it refuses."""
+        began, failures = self._clock.monotonic(), 0
+        while True:
+            left = PATIENCE - (self._clock.monotonic() - began)
+            try:
+                return await self._ask(entry_id, audience, left)
+            except (Unavailable, ResourceExhausted, Internal) as exc:
+                failures += 1
+                pause = _RETRY.pause(failures)
+                if self._clock.monotonic() - began + pause >= PATIENCE:
+                    log.error("Failed to fetch JWT SVID", error=str(exc))  # noqa: TRY400  the text says what is wrong
+                    raise _unavailable(exc) from exc
+                log.debug("Failed to fetch JWT SVID; retrying", error=str(exc))
+                await self._clock.sleep(pause)
+            except SpiffeError as exc:
+                log.error("Failed to fetch JWT SVID", error=str(exc))  # noqa: TRY400
+                raise _unavailable(exc) from exc
+
+
+def _unavailable(error: SpiffeError) -> Unavailable:
+    return error if isinstance(error, Unavailable) else Unavailable(f"failed to fetch JWT SVID: {error}")

@@ -1,0 +1,1 @@
+"""Node attestors: how an agent shows the server on which node it runs."""
