@@ -185,6 +185,8 @@ class Group:
     table: MemoryTable = field(default_factory=MemoryTable)
     used_until: dict[str, int] = field(default_factory=dict)
     """When the last SVID of each authority expires, by its ID."""
+    ended: set[str] = field(default_factory=set)
+    """Names of servers of which everybody knows that they run no more."""
     _retired: int = 0
 
     def __post_init__(self) -> None:
@@ -206,7 +208,7 @@ class Group:
             policy=replace(self.policy, **changes),  # type: ignore[arg-type]
             keys=self.keys,
             journal=self.table,
-            lease=LeaseKeeper(self.table, name),
+            lease=LeaseKeeper(self.table, name, has_ended=self.ended.__contains__),
             bundles=self.bundles,
             upstream=self.upstream,
             progress=progress,
@@ -255,24 +257,23 @@ class Group:
         for use in Use:
             assert len(self.of(use, State.ACTIVE)) <= 1
         now = unix(self.now)
-        known = authority_ids(self.bundle, self.table.history)
-        assert not [name for name, until in self.used_until.items() if until > now and name not in known]
         self.used_until = {name: until for name, until in self.used_until.items() if until > now}
+        assert not [name for name in self.used_until if not self._vouched(name)]
         assert self.keys.made.keys() <= self.table.rows.keys()
         for key_id in self.keys.retired[self._retired :]:
             last = next(record for record in reversed(self.table.history) if record.key_id == key_id)
             assert from_unix(last.not_after) + KEEP_EXPIRED < self.now
         self._retired = len(self.keys.retired)
 
+    def _vouched(self, authority_id: str) -> bool:
+        """Whether the bundle vouches for the SVIDs of one of our authorities."""
+        if self.bundle.jwt_authority(authority_id):
+            return True
+        record = next(one for one in reversed(self.table.history) if one.authority_id == authority_id and one.published)
+        return {authority.der for authority in self.bundle.x509_authorities}.issuperset(record.roots)
+
     def _used(self, authority_id: str, until: int) -> None:
         self.used_until[authority_id] = max(until, self.used_until.get(authority_id, 0))
-
-
-def authority_ids(bundle: Bundle, history: Sequence[AuthorityRecord]) -> set[str]:
-    """The IDs of our authorities whose SVIDs the bundle vouches for."""
-    ders = {authority.der for authority in bundle.x509_authorities}
-    vouched = {record.authority_id for record in history if record.roots and ders.issuperset(record.roots)}
-    return vouched | {authority.id for authority in bundle.jwt_authorities}
 
 
 def svid_request(spiffe_id: SpiffeId = WORKLOAD, ttl: timedelta = HOUR, **more: object) -> SvidRequest:
