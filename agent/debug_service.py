@@ -9,6 +9,7 @@ from spiffe_core.api.convert.ids import id_to_pb
 from spiffe_core.api.spire.api.agent.debug.v1 import debug_pb2
 from spiffe_core.errors import InvalidX509Svid
 from spiffe_core.runtime.clock import Clock, unix
+from spiffe_core.runtime.gonames import name_text
 from spiffe_core.x509svid import Chain, id_of
 
 KEPT_FOR: Final = 5.0
@@ -63,7 +64,7 @@ def _chain_to_pb(chain: Chain) -> list[debug_pb2.GetInfoResponse.Cert]:
     shown = []
     for certificate in chain:
         cert = debug_pb2.GetInfoResponse.Cert(
-            expires_at=unix(certificate.not_valid_after_utc), subject=certificate.subject.rfc4514_string()
+            expires_at=unix(certificate.not_valid_after_utc), subject=name_text(certificate.subject)
         )
         with suppress(InvalidX509Svid):  # an upstream's root need not carry an ID
             cert.id.CopyFrom(id_to_pb(id_of(certificate)))

@@ -1,7 +1,8 @@
 """``run`` and ``validate``: the commands that read a configuration file."""
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -10,6 +11,9 @@ from spiffe_core.runtime.cli import flags
 from spiffe_core.runtime.cli.commands import Command
 from spiffe_core.runtime.cli.config_flags import overrides, tighten_umask
 from spiffe_core.runtime.cli.errors import PlainError
+
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
 
 _DEFAULT: Final = "conf/agent/agent.conf"
 _KEYS: Final = {
@@ -70,10 +74,8 @@ def _config_flags(function: flags.Function) -> flags.Function:
 @_config_flags
 def run(config: str, expand_env: bool, **given: Any) -> int:  # noqa: ANN401, FBT001  flags
     """Run the agent until it is told to stop."""
-    from agent.config import load_agent_config  # noqa: PLC0415  help can do without
-
     try:
-        loaded = load_agent_config(config or _DEFAULT, overrides(given, _KEYS), expand_env=expand_env)
+        loaded = _load(config, given, expand_env=expand_env)
     except InvalidConfig as exc:
         raise PlainError(str(exc)) from exc
     tighten_umask()
@@ -86,15 +88,25 @@ def run(config: str, expand_env: bool, **given: Any) -> int:  # noqa: ANN401, FB
 @_config_flags
 def validate(config: str, expand_env: bool, **given: Any) -> None:  # noqa: ANN401, FBT001  flags
     """Say whether a configuration file is valid; but for the join token's file, nothing else is opened."""
-    from agent.config import PLUGIN_TYPES, load_agent_config  # noqa: PLC0415  help can do without
-    from spiffe_core.runtime.config import check_plugin_data  # noqa: PLC0415
-
     try:
-        loaded = load_agent_config(config or _DEFAULT, overrides(given, _KEYS), expand_env=expand_env)
-        group = {"authority_group": loaded.trust_domain.name}
-        check_plugin_data(loaded.plugins, PLUGIN_TYPES, {'KeyManager "pkcs11"': group})
+        loaded = _load(config, given, expand_env=expand_env)
     except InvalidConfig as exc:
         raise PlainError(f"SPIRE agent configuration file is invalid: {exc}") from exc
     for warning in loaded.warnings:
         click.echo(f"Warning: {warning}", err=True)
     click.echo("SPIRE agent configuration file is valid.")
+
+
+def _load(path: str, given: Mapping[str, Any], *, expand_env: bool) -> "AgentConfig":
+    """The configuration, with the data of its plugins looked at.
+
+    Raises:
+        InvalidConfig: if something is wrong with it.
+    """
+    from agent.config import PLUGIN_TYPES, load_agent_config  # noqa: PLC0415  help can do without
+    from spiffe_core.runtime.config import check_plugin_data  # noqa: PLC0415
+
+    loaded = load_agent_config(path or _DEFAULT, overrides(given, _KEYS), expand_env=expand_env)
+    group = {"authority_group": loaded.trust_domain.name}
+    check_plugin_data(loaded.plugins, PLUGIN_TYPES, {'KeyManager "pkcs11"': group})
+    return loaded

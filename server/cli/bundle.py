@@ -20,7 +20,7 @@ from spiffe_core.runtime.cli.errors import CommandError
 from spiffe_core.runtime.cli.local_client import LocalClient, RpcFailure
 from spiffe_core.runtime.cli.output import JSON, echo_json, output_flag, plural
 from spiffe_core.runtime.cli.pem import pem, read_certificates
-from spiffe_core.runtime.gotext import os_error, quote
+from spiffe_core.runtime.gotext import quote, read_error
 
 bundle = Group("bundle")
 
@@ -189,7 +189,7 @@ def _read(path: str) -> bytes:
         with Path(path).open("rb") as file:
             return file.read(MAX_DOCUMENT_BYTES + 1)
     except (OSError, ValueError) as exc:
-        reason = os_error("open", path, exc) if isinstance(exc, OSError) else str(exc)
+        reason = read_error(path, exc) if isinstance(exc, OSError) else str(exc)
         raise CommandError(f"unable to load bundle data: {reason}") from exc
 
 

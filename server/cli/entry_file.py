@@ -15,7 +15,7 @@ from spiffe_core.api.spire.api.types.selector_pb2 import Selector
 from spiffe_core.errors import InvalidSpiffeId
 from spiffe_core.ids import SpiffeId, TrustDomain
 from spiffe_core.runtime.cli.errors import CommandError
-from spiffe_core.runtime.gotext import os_error
+from spiffe_core.runtime.gotext import read_error
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Longest file that is read."""
@@ -51,7 +51,7 @@ def read_text(path: str) -> str:
             raise CommandError(f"{path} is longer than {MAX_BYTES} bytes")
         return data.decode()
     except OSError as exc:
-        raise CommandError(os_error("open", path, exc)) from exc
+        raise CommandError(read_error(path, exc)) from exc
     except ValueError:
         raise CommandError(f"{path} is no UTF-8 text") from None
 
@@ -66,7 +66,7 @@ def read_entries(path: str) -> list[Entry]:
         document = json.loads(read_text(path))
     except (ValueError, RecursionError) as exc:
         raise CommandError(f"{path} is no JSON: {exc}") from exc
-    entries = _typed(_lower(document, "the file").get("entries") or [], list, "entries")
+    entries = _list(_lower(document, "the file").get("entries"), "entries")
     return [_entry(_lower(entry, f"entries[{number}]"), f"entries[{number}]") for number, entry in enumerate(entries)]
 
 
@@ -76,16 +76,17 @@ def _entry(members: Mapping[str, Any], where: str) -> Entry:
         for key, (field, kind) in _PLAIN.items()
         if members.get(key) is not None
     }
-    more = _lower(members.get("additional_attributes") or {}, f"{where}.additional_attributes")
-    selectors = [_lower(one, f"{where}.selectors") for one in _list(members, "selectors", where)]
+    more = _lower(_set(members, "additional_attributes", {}), f"{where}.additional_attributes")
+    selectors = [_lower(one, f"{where}.selectors") for one in _list(members.get("selectors"), f"{where}.selectors")]
+    federated = _list(members.get("federates_with"), f"{where}.federates_with")
     try:
         entry = Entry(
             **plain,
             spiffe_id=id_to_pb(_id(members, "spiffe_id", "SPIFFE ID")),
             parent_id=id_to_pb(_id(members, "parent_id", "parent ID")),
             selectors=[Selector(type=one.get("type", ""), value=one.get("value", "")) for one in selectors],
-            federates_with=[_trust_domain(name) for name in _list(members, "federates_with", where)],
-            dns_names=_list(members, "dns_names", where),
+            federates_with=[_trust_domain(name) for name in federated],
+            dns_names=_list(members.get("dns_names"), f"{where}.dns_names"),
         )
         if more:
             entry.additional_attributes.disable_x509_svid_prefetch = more.get("disable_x509_svid_prefetch", False)
@@ -97,7 +98,7 @@ def _entry(members: Mapping[str, Any], where: str) -> Entry:
 
 def _id(members: Mapping[str, Any], key: str, name: str) -> SpiffeId:
     try:
-        return SpiffeId.parse(_typed(members.get(key) or "", str, key))
+        return SpiffeId.parse(_typed(_set(members, key, ""), str, key))
     except InvalidSpiffeId as exc:
         raise CommandError(f"invalid {name}: {exc}") from exc
 
@@ -109,8 +110,15 @@ def _trust_domain(name: object) -> str:
         raise CommandError(f"invalid federated trust domain: {exc}") from exc
 
 
-def _list(members: Mapping[str, Any], key: str, where: str) -> Iterable[Any]:
-    found: Iterable[Any] = _typed(members.get(key) or [], list, f"{where}.{key}")
+def _set(members: Mapping[str, Any], key: str, default: Any) -> Any:  # noqa: ANN401  whatever JSON holds
+    """The member of that name, or the default if there is none or it is null."""
+    found = members.get(key)
+    return default if found is None else found
+
+
+def _list(value: object, where: str) -> Iterable[Any]:
+    """A JSON array; a null is an empty one."""
+    found: Iterable[Any] = [] if value is None else _typed(value, list, where)
     return found
 
 

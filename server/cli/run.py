@@ -1,7 +1,8 @@
 """``run`` and ``validate``: the commands that read a configuration file."""
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -10,6 +11,9 @@ from spiffe_core.runtime.cli import flags
 from spiffe_core.runtime.cli.commands import Command
 from spiffe_core.runtime.cli.config_flags import overrides, tighten_umask
 from spiffe_core.runtime.cli.errors import PlainError
+
+if TYPE_CHECKING:
+    from server.config import ServerConfig
 
 _KEYS: Final = {
     "bind_address": "bind_address",
@@ -49,10 +53,8 @@ def _config_flags(function: flags.Function) -> flags.Function:
 @_config_flags
 def run(config: str, expand_env: bool, **given: Any) -> int:  # noqa: ANN401, FBT001  flags
     """Run the server until it is told to stop."""
-    from server.config import DEFAULT_CONFIG_PATH, load_server_config  # noqa: PLC0415  help can do without
-
     try:
-        loaded = load_server_config(config or DEFAULT_CONFIG_PATH, overrides(given, _KEYS), expand_env=expand_env)
+        loaded = _load(config, given, expand_env=expand_env)
     except InvalidConfig as exc:
         raise PlainError(str(exc)) from exc
     tighten_umask()
@@ -65,13 +67,10 @@ def run(config: str, expand_env: bool, **given: Any) -> int:  # noqa: ANN401, FB
 @_config_flags
 def validate(config: str, expand_env: bool, **given: Any) -> None:  # noqa: ANN401, FBT001  flags
     """Say whether a configuration file is valid; nothing is opened or started."""
-    from server.config import DEFAULT_CONFIG_PATH, PLUGIN_TYPES, load_server_config  # noqa: PLC0415
-    from spiffe_core.runtime.config import InvalidPlugins, check_plugin_data  # noqa: PLC0415
+    from spiffe_core.runtime.config import InvalidPlugins  # noqa: PLC0415  help can do without
 
     try:
-        loaded = load_server_config(config or DEFAULT_CONFIG_PATH, overrides(given, _KEYS), expand_env=expand_env)
-        group = {"authority_group": loaded.trust_domain.name}
-        check_plugin_data(loaded.plugins, PLUGIN_TYPES, {'KeyManager "pkcs11"': group})
+        loaded = _load(config, given, expand_env=expand_env)
     except InvalidPlugins as exc:
         notes = "".join(f"\t{what}:\n" + "".join(f"\t\t{note}\n" for note in more) for what, more in exc.notes.items())
         text = f"SPIRE server configuration file is invalid.\nValidation errors:\n{notes}"
@@ -81,3 +80,18 @@ def validate(config: str, expand_env: bool, **given: Any) -> None:  # noqa: ANN4
     for warning in loaded.warnings:
         click.echo(f"Warning: {warning}", err=True)
     click.echo("SPIRE server configuration file is valid.")
+
+
+def _load(path: str, given: Mapping[str, Any], *, expand_env: bool) -> "ServerConfig":
+    """The configuration, with the data of its plugins looked at.
+
+    Raises:
+        InvalidConfig: if something is wrong with it.
+    """
+    from server.config import DEFAULT_CONFIG_PATH, PLUGIN_TYPES, load_server_config  # noqa: PLC0415  see above
+    from spiffe_core.runtime.config import check_plugin_data  # noqa: PLC0415
+
+    loaded = load_server_config(path or DEFAULT_CONFIG_PATH, overrides(given, _KEYS), expand_env=expand_env)
+    group = {"authority_group": loaded.trust_domain.name}
+    check_plugin_data(loaded.plugins, PLUGIN_TYPES, {'KeyManager "pkcs11"': group})
+    return loaded

@@ -13,7 +13,7 @@ from typing import Final
 
 from spiffe_core.errors import InvalidConfig
 from spiffe_core.runtime.block import Block
-from spiffe_core.runtime.gotext import os_error, quote
+from spiffe_core.runtime.gotext import quote, read_error
 from spiffe_core.runtime.hcl import MAX_LENGTH
 from spiffe_core.runtime.plugins import (
     InvalidPlugins,
@@ -56,7 +56,7 @@ def read_file(path: str | os.PathLike[str], *, expand_env: bool = False) -> Bloc
             f"could not find config file {Path(path).absolute()}: please use the -config flag"
         ) from None
     except OSError as exc:
-        raise InvalidConfig(f"unable to read configuration at {shown}: {os_error('open', path, exc)}") from exc
+        raise InvalidConfig(f"unable to read configuration at {shown}: {read_error(path, exc)}") from exc
     except ValueError as exc:
         reason = "it is no UTF-8 text" if isinstance(exc, UnicodeDecodeError) else str(exc)
         raise InvalidConfig(f"unable to read configuration at {shown}: {reason}") from exc

@@ -55,6 +55,11 @@ def list_text(values: Iterable[object]) -> str:
     return f"[{' '.join(map(str, values))}]"
 
 
+def read_error(path: str | os.PathLike[str], exc: OSError) -> str:
+    """Why a file could not be read; Go opens a folder, and fails when it reads from it."""
+    return os_error("read" if isinstance(exc, IsADirectoryError) else "open", path, exc)
+
+
 def os_error(verb: str, path: str | os.PathLike[str], exc: OSError) -> str:
     """What the operating system refused: ``open /etc/x: permission denied``."""
     reason = exc.strerror or str(exc) or "input/output error"

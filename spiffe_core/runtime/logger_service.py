@@ -27,7 +27,7 @@ class LoggerService:
         if request.new_level == types_pb2.UNSPECIFIED:
             raise InvalidInput("newLevel value cannot be LogLevel_UNSPECIFIED")
         try:
-            level = Level(request.new_level - 1)  # the wire's numbers begin with "unspecified"
+            level = Level(request.new_level)  # the wire has the same numbers
         except ValueError as exc:
             raise InvalidInput("unsupported log level") from exc
         log.info("Log level changed", new_log_level=level.label, old_log_level=self._level.current.label)
@@ -42,6 +42,6 @@ class LoggerService:
 
     def _logger(self) -> types_pb2.Logger:
         return types_pb2.Logger(
-            current_level=self._level.current + 1,  # type: ignore[arg-type]
-            launch_level=self._level.launch + 1,  # type: ignore[arg-type]
+            current_level=self._level.current,  # type: ignore[arg-type]
+            launch_level=self._level.launch,  # type: ignore[arg-type]
         )

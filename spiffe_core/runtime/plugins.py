@@ -20,7 +20,7 @@ from spiffe_core.runtime.hcl import MAX_LENGTH
 class PluginType:
     """How many plugins of a type a process runs (``most`` 0: any number), and what is built in.
 
-    ``built_in`` has the dataclass of each plugin's data as ``module:Class``, empty where none is looked at.  It is
+    ``built_in`` has the dataclass of each plugin's data as ``module:Class``, empty for one that has no settings.  It is
     named and not imported, since a plugin may need libraries that the others do not.
     """
 
@@ -164,13 +164,17 @@ def check_plugin_data(
     for plugin in plugins:
         module, _, name = known[plugin.type][plugin.name].partition(":")
         try:
-            if module:
-                data = plugin.load_data().with_defaults(defaults.get(plugin.title, {}))
-                data.read(getattr(import_module(module), name))
+            data = plugin.load_data().with_defaults(defaults.get(plugin.title, {}))
+            data.read(getattr(import_module(module), name) if module else _NoSettings)
         except InvalidConfig as exc:
             notes[plugin.title] = [str(exc)]
     if notes:
         raise InvalidPlugins(notes)
+
+
+@dataclass(frozen=True)
+class _NoSettings:
+    """Data of a plugin that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,10 +106,9 @@ class _Switch(Kind):
 
 
 class _Duration(Kind):
-    label = "duration"
-
     def __init__(self, *, explain: bool) -> None:
         self._explain = explain
+        self.label = "value" if explain else "duration"
 
     def read(self, text: str) -> object:
         try:

@@ -21,6 +21,8 @@ M = TypeVar("M", bound=Message)
 
 _OPTIONS: Final = (("grpc.max_receive_message_length", 64 * 1024 * 1024),)
 _UNREACHED: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)  # the latter for a path that is too long
+_NO_GRPC: Final = "failed to connect to all addresses"
+"""What the library says if somebody listens who does not speak HTTP/2, with what went wrong."""
 _CODES: Final = (
     "OK",
     "Canceled",
@@ -115,20 +117,26 @@ class LocalClient:
         call = cast("grpc.Call", error)
         code, details = call.code(), call.details() or ""
         if code in _UNREACHED and (reason := self._why_not()):
-            text = f"transport: Error while dialing: dial unix {self._path}: {reason}"
+            text = f"transport: Error while dialing: dial unix{reason}"
             return RpcFailure(grpc.StatusCode.UNAVAILABLE, f"connection error: desc = {quote(text)}")
+        if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NO_GRPC):
+            reason = "connection reset by peer" if "reset by peer" in details else "EOF"
+            text = f"error reading server preface: {reason}"
+            return RpcFailure(code, f"connection error: desc = {quote(text)}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = "context deadline exceeded"
         return RpcFailure(code, details)
 
     def _why_not(self) -> str:
-        """Why nobody can be reached at the socket; empty if somebody can."""
+        """Why nobody can be reached at the socket, with its path; empty if somebody can."""
+        if not self._path:
+            return ": missing address"
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1)
             try:
                 probe.connect(self._path)
             except OSError as exc:
-                return f"connect: {(exc.strerror or 'invalid argument').lower()}"
+                return f" {self._path}: connect: {(exc.strerror or 'invalid argument').lower()}"
         return ""
 
 

@@ -31,7 +31,7 @@ def test_a_missing_file_is_named_in_full(tmp_path, monkeypatch):
 def test_what_cannot_be_read_is_told_with_the_reason(tmp_path):
     with pytest.raises(InvalidConfig) as caught:
         read_file(tmp_path)
-    assert str(caught.value) == f'unable to read configuration at "{tmp_path}": open {tmp_path}: is a directory'
+    assert str(caught.value) == f'unable to read configuration at "{tmp_path}": read {tmp_path}: is a directory'
 
 
 @unprivileged

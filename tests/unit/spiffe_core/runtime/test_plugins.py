@@ -120,13 +120,16 @@ def test_plugins_that_may_not_run_together_are_refused_with_every_reason(text, n
 
 
 def test_the_data_of_a_plugin_are_checked_by_its_own_dataclass():
-    good = plugins('Key "disk" { plugin_data { file = "x" } } Node "token" { plugin_data { whatever = 1 } }')
+    good = plugins('Key "disk" { plugin_data { file = "x" } } Node "token" { plugin_data {} }')
     check_plugin_data(good, TYPES)
-    bad = plugins('Key "disk" { plugin_data { fiel = "x" } }')
+    bad = plugins('Key "disk" { plugin_data { fiel = "x" } } Node "token" { plugin_data { file = "x" } }')
     with pytest.raises(InvalidPlugins) as caught:
         check_plugin_data(bad, TYPES)
     assert caught.value.notes == {
-        'Key "disk"': ["plugins.Key.disk.plugin_data.fiel: unknown configuration detected (line 1); did you mean file?"]
+        'Key "disk"': [
+            "plugins.Key.disk.plugin_data.fiel: unknown configuration detected (line 1); did you mean file?"
+        ],
+        'Node "token"': ["plugins.Node.token.plugin_data.file: unknown configuration detected (line 1)"],
     }
 
 
