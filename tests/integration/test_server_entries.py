@@ -143,8 +143,8 @@ REFUSED: Final = {
     "a long ID": (pb(id="a" * 256), f"{CREATE}entry ID contains invalid characters or is longer than 255"),
     "a bad federated trust domain": (
         pb(federates_with=["Other"]),
-        f"{CONVERT}invalid federated trust domain: trust domain 'Other' is invalid: characters are limited to lowercase "
-        "letters, numbers, dots, dashes, and underscores",
+        f"{CONVERT}invalid federated trust domain: trust domain 'Other' is invalid: characters are limited to "
+        "lowercase letters, numbers, dots, dashes, and underscores",
     ),
     "the reserved DNS name": (
         pb(dns_names=["server.steeple.internal"]),
