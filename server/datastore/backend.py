@@ -7,6 +7,7 @@ stored values or the connection string, goes into no error of ours.
 
 from collections.abc import Callable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from server.datastore.config import DatabaseType, SqlConfig
@@ -41,6 +42,8 @@ class Backend(Protocol):
     """How the driver marks a parameter in a statement."""
     inline: bool
     """Whether a read of one row is so quick that an event loop may wait for it."""
+    file: Path | None
+    """The database's file, if it is one that its users lock themselves."""
     engine_options: Mapping[str, Any]
     """What SQLAlchemy's ``create_engine`` is told beside."""
 

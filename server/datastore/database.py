@@ -8,9 +8,8 @@ Errors of the driver end here, as ``DatastoreUnavailable`` with a text that says
 are tested before use, so the next request succeeds when the database is back.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, TypeVar
 
@@ -25,6 +24,7 @@ from server.datastore.backend import BUILT_IN, PATIENCE, Backend, Failure
 from server.datastore.config import SqlConfig
 from server.datastore.documents import dump
 from server.datastore.tables import CHANGES
+from server.datastore.writer_queue import WriterQueue
 from spiffe_core.entries import EntryId
 from spiffe_core.errors import AlreadyExists, DatastoreUnavailable, InvalidInput, SpiffeError
 from spiffe_core.ids import SpiffeId, TrustDomain
@@ -99,9 +99,7 @@ class Database:
         if config.ro_connection_string:
             self._replica_backend = kind(config, config.ro_connection_string)
             self._replica = _engine(config, self._replica_backend, patience)
-        # SQLite's own waiting is polling; between threads of a process a lock is fair and wakes at once.
-        one_writer = self._engine.name == "sqlite"
-        self._writer: AbstractContextManager[object] = _Turn(patience) if one_writer else nullcontext()
+        self._queue = WriterQueue(self.backend.file, patience)
 
     def now(self) -> int:
         """Unix time by the clock that stamps rows."""
@@ -156,9 +154,10 @@ class Database:
     @contextmanager
     def _begun(self) -> Iterator[Connection]:
         """A connection in a writing transaction, which is rolled back unless it was committed."""
-        with self._writer, self._engine.connect() as opened:
+        with self._queue.turn(), self._engine.connect() as opened:
             connection = opened.execution_options(writing=True)
-            connection.begin()
+            with self._queue.next():
+                connection.begin()
             yield connection
 
     @contextmanager
@@ -185,21 +184,7 @@ class Database:
         """Close every connection that is not in use; those in use are closed when they are given back."""
         self._engine.dispose()
         self._replica.dispose()
-
-
-class _Turn:
-    """A lock for which one waits only so long."""
-
-    def __init__(self, patience: float) -> None:
-        self._lock = threading.Lock()
-        self._patience = patience
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=self._patience):
-            raise DatastoreUnavailable(f"the database is unavailable: {Failure.LOCKED.value}")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._queue.close()
 
 
 def _engine(config: SqlConfig, backend: Backend, patience: float) -> Engine:

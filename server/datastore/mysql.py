@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from math import ceil
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -76,6 +77,7 @@ class MySqlBackend:
     errors: type[Exception] = pymysql.err.Error
     placeholder = "%s"
     inline = False
+    file: Path | None = None
     engine_options: Mapping[str, Any] = {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
 
     def __init__(self, config: SqlConfig, connection_string: str) -> None:

@@ -9,6 +9,7 @@ of it, is ended by the database, so that its locks do not stay.
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -54,6 +55,7 @@ class PostgresBackend:
     errors: type[Exception] = psycopg.Error
     placeholder = "%s"
     inline = False
+    file: Path | None = None
     engine_options: Mapping[str, Any] = {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
 
     def __init__(self, config: SqlConfig, connection_string: str) -> None:

@@ -9,6 +9,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -48,6 +49,7 @@ class SqliteBackend:
         if config.ro_connection_string:
             raise InvalidConfig("ro_connection_string: a SQLite database has no replica")
         self._uri = _uri(connection_string)
+        self.file: Path | None = Path(unquote(self._uri.removeprefix("file:").partition("?")[0]))
 
     def connect(self, *, autocommit: bool = False, patience: float = PATIENCE) -> sqlite3.Connection:
         """Open the file, which is made if it is not there; transactions are begun by statements, never implicitly."""
