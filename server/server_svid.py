@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Final
 
 import structlog
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from hsm_ca.authority_key import Kind
@@ -52,9 +54,8 @@ class ServerSvid:
         if self._identity is None:
             return ()
         chain = self._identity.chain
-        issuer = chain[-1].issuer
         anchors = (authority.certificate for authority in self._trust.own.x509_authorities)
-        return (*chain, *[anchor for anchor in anchors if anchor.subject == issuer][:1])
+        return (*chain, *[anchor for anchor in anchors if _has_issued(anchor, chain[-1])][:1])
 
     async def rotate_if_due(self) -> None:
         """Make a new SVID if half of the present one's life is over.
@@ -79,6 +80,15 @@ class ServerSvid:
         self._identity = TlsIdentity(chain, key)
         self._rotate_at = now + (svid.not_after - now) / 2
         log.debug("Server SVID rotated", spiffe_id=str(svid.spiffe_id), expiration=svid.not_after.isoformat())
+
+
+def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether the authority signed the certificate: several authorities may have one subject."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _new_key(key_type: KeyType) -> PrivateKey:
