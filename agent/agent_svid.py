@@ -111,7 +111,8 @@ class AgentSvid:
                 failures += 1
                 log.error(f"Could not {self._doing}", error=str(exc))  # noqa: TRY400, G004  SPIRE's two texts
                 await self.react(exc, used)
-            await self._clock.sleep(_BACKOFF.pause(failures) if failures else CHECK_EVERY)
+            patient = failures and not self._has_expired()
+            await self._clock.sleep(_BACKOFF.pause(failures) if patient else CHECK_EVERY)
 
     async def rotate_if_due(self) -> None:
         """Renew the SVID, or attest again, if it is time.
@@ -120,14 +121,12 @@ class AgentSvid:
             IdentityLost: if the SVID has expired, the agent may not attest again, and the server answers.
             SpiffeError: if it could not be done now.
         """
-        now = self._clock.now()
-        if now < self._rotate_at and not self._tainted:
+        if self._clock.now() < self._rotate_at and not self._tainted:
             return
         async with self._changing:
-            expired = now > self._credentials.chain[0].not_valid_after_utc
             if self._credentials.reattestable:
                 await self._attest_again()
-            elif expired:
+            elif self._has_expired():
                 await self._attestation.bundle(self._bundle())  # raises while the server is away
                 raise IdentityLost(
                     f"current SVID has already expired and {self._doing} failed: the server would not take it; "
@@ -147,7 +146,7 @@ class AgentSvid:
         if error.reason is DenialReason.AGENT_BANNED:
             log.warning("Agent is banned: removing SVID and shutting down", error=str(error))
             self._forget()
-            raise IdentityLost(str(error)) from error
+            raise IdentityLost(f"the server has banned this agent: {error}") from error
         if error.reason not in _ATTEST_AGAIN:
             return
         log.warning("Agent needs to re-attest; will attempt to re-attest", error=str(error))
@@ -169,6 +168,9 @@ class AgentSvid:
     @property
     def _doing(self) -> str:
         return "reattest agent" if self._credentials.reattestable else "rotate agent SVID"
+
+    def _has_expired(self) -> bool:
+        return self._clock.now() > self._credentials.chain[0].not_valid_after_utc
 
     async def _renew(self) -> None:
         log.debug("Rotating agent SVID")

@@ -25,7 +25,9 @@ DEFAULT_SIZE: Final = 1000
 """Tokens that are kept, if 0 is configured (SPIRE's)."""
 PATIENCE: Final = 30.0
 """Seconds that the server may take for a token of which there is none yet."""
-_RETRY: Final = Backoff(first=1.0, longest=10.0)
+RETRY_FOR: Final = 5.0
+"""Seconds after which a call that fails is not made again: the workload may want to do something else."""
+_RETRY: Final = Backoff(first=0.5, longest=2.0)
 
 Ask = Callable[[EntryId, Sequence[str], float], Awaitable[JwtSvid]]
 """Asks the server for a token of an entry for audiences, and waits so many seconds at most."""
@@ -127,13 +129,12 @@ class JwtSvids:
         """Ask again and again, for a while, if the server is away or busy; what it refuses it refuses."""
         began, failures = self._clock.monotonic(), 0
         while True:
-            left = PATIENCE - (self._clock.monotonic() - began)
             try:
-                return await self._ask(entry_id, audience, left)
+                return await self._ask(entry_id, audience, PATIENCE)
             except (Unavailable, ResourceExhausted, Internal) as exc:
                 failures += 1
                 pause = _RETRY.pause(failures)
-                if self._clock.monotonic() - began + pause >= PATIENCE:
+                if self._clock.monotonic() - began + pause >= RETRY_FOR:
                     log.error("Failed to fetch JWT SVID", error=str(exc))  # noqa: TRY400  the text says what is wrong
                     raise _unavailable(exc) from exc
                 log.debug("Failed to fetch JWT SVID; retrying", error=str(exc))

@@ -137,7 +137,7 @@ class Route:
                         untrusted += isinstance(exc.__cause__, UnknownAuthority)
         except TimeoutError:
             causes.append(f"no more time after {self.patience.total:g} s")
-        kind = UntrustedServer if untrusted == len(causes) else Unavailable
+        kind = UntrustedServer if 0 < untrusted == len(causes) else Unavailable
         raise kind(f"cannot reach {self.expected.server_id} at {self.target}: {'; '.join(causes)}")
 
     async def _resolve(self) -> list[Any]:

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
 from spiffe_core.api import workload_pb2
@@ -68,10 +71,10 @@ class AgentProcess:
         self.admin_socket_path = folder / "private" / "admin.sock"
         self.join_token = ""
         self._log = folder / "log"
-        self._file = folder / "agent.conf"
+        self.config_file = folder / "agent.conf"
         keys = key_manager or f'KeyManager "disk" {{ plugin_data {{ directory = "{self.data_dir}" }} }}'
         trust = f'trust_bundle_path = "{bundle}"' if bundle is not None else ""
-        self._file.write_text(
+        self.config_file.write_text(
             f"""
             agent {{
                 trust_domain = "{TRUST_DOMAIN}"
@@ -114,7 +117,7 @@ class AgentProcess:
     def begin(self, join_token: str = "") -> None:
         """Start it, and do not wait."""
         self.join_token = join_token or self.join_token
-        command = [sys.executable, "-m", "agent.cli.main", "run", "-config", str(self._file)]
+        command = [sys.executable, "-m", "agent.cli.main", "run", "-config", str(self.config_file)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "-joinToken", join_token] if join_token else command,
@@ -126,7 +129,7 @@ class AgentProcess:
             )
 
     def start(self, join_token: str = "") -> None:
-        """Start it and wait until it serves."""
+        """Start it, with a join token for the first time, and wait until it serves."""
         before = self._starts()
         self.begin(join_token)
         wait_until(lambda: self._starts() > before or self.has_ended())
@@ -159,7 +162,8 @@ class AgentProcess:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of ``steeple-agent``, such as ``api fetch x509``, on this agent's socket."""
-        command = [sys.executable, "-m", "agent.cli.main", *arguments, "-socketPath", str(self.socket_path)]
+        path = self.admin_socket_path if arguments[0] in {"debug", "logger"} else self.socket_path
+        command = [sys.executable, "-m", "agent.cli.main", *arguments, "-socketPath", str(path)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, check=False)
 
     # -- the test's own process as a workload --------------------------------------------------------------
@@ -242,16 +246,21 @@ class World:
     _agents: int = 0
 
     def agent(self, settings: str = "", *, insecure: bool = False, **more: Any) -> AgentProcess:
-        """An agent of this server, not started yet, with these settings of its ``agent`` block."""
+        """An agent of this server, not started yet, with these settings of its ``agent`` block.
+
+        Without an ``experimental`` block it follows its server twice a second.
+        """
         self._agents += 1
         folder = self.folder / f"a{self._agents}"
         folder.mkdir()
         bundle = None
+        if "experimental" not in settings:
+            settings += '\nexperimental { sync_interval = "500ms" }'
         if insecure:
             settings += "\ninsecure_bootstrap = true"
         elif "trust_bundle" not in settings:
             bundle = folder / "bootstrap.crt"
-            bundle.write_text(self.server_cli("bundle", "show").stdout)
+            bundle.write_bytes(b"".join(map(_pem, self.bundle().x509_authorities)))
         agent = AgentProcess(folder, server_port=self.server.port, bundle=bundle, settings=settings, **more)
         self.resources.callback(agent.close)
         return agent
@@ -290,11 +299,11 @@ class World:
 
     def ban(self, agent: AgentProcess) -> None:
         """Ban an agent."""
-        self.server_cli("agent", "ban", "-spiffeID", agent.id)
+        self._call(agent_pb2, "BanAgent", agent_pb2.BanAgentRequest(id=_id(agent.id)), empty_pb2.Empty)
 
     def evict(self, agent: AgentProcess) -> None:
         """Evict an agent."""
-        self.server_cli("agent", "evict", "-spiffeID", agent.id)
+        self._call(agent_pb2, "DeleteAgent", agent_pb2.DeleteAgentRequest(id=_id(agent.id)), empty_pb2.Empty)
 
     def agents(self) -> list[agents_pb2.Agent]:
         """The agents that the server knows."""
@@ -338,6 +347,10 @@ def patiently(ask: Callable[[], M], seconds: float = 30.0) -> M:
             if time.monotonic() >= give_up:
                 raise
         time.sleep(0.1)
+
+
+def _pem(authority: bundles_pb2.X509Certificate) -> bytes:
+    return x509.load_der_x509_certificate(authority.asn1).public_bytes(Encoding.PEM)
 
 
 def _id(text: str) -> spiffeid_pb2.SPIFFEID:
