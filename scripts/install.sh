@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what Steeple needs: "run" for the programs and the demo, "test" for the tests as well.
 # System packages come from the distribution (Debian 12 or newer), Python's from requirements.lock, into .venv.
+# On another system the packages' counterparts have to be there; what is missing shows at its first use.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,9 +15,13 @@ test) packages="python3-venv softhsm2 opensc openssl gcc libc6-dev postgresql ma
 esac
 
 missing=""
-for package in $packages; do
-	dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
-done
+if command -v dpkg-query >/dev/null; then
+	for package in $packages; do
+		dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
+	done
+else
+	echo "This is no Debian: what it calls $packages must be installed already"
+fi
 if [ -n "$missing" ]; then
 	echo "Installing system packages:$missing"
 	if [ "$(id -u)" = 0 ]; then as_root=""; elif command -v sudo >/dev/null; then as_root="sudo"; else
