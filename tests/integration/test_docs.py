@@ -7,7 +7,6 @@ import pytest
 
 from agent.config import PLUGIN_TYPES as AGENT_PLUGINS
 from agent.config import agent_config
-from hsm_ca.journal import NEXT
 from server.config import PLUGIN_TYPES as SERVER_PLUGINS
 from server.config import server_config
 from spiffe_core.runtime.config import Block, check_plugin_data
@@ -114,11 +113,3 @@ def test_every_page_can_be_found_from_the_index():
         ]
     # The folder of decisions is its own index.
     assert {page for page in PAGES if not page.startswith("docs/adr/")} <= seen
-
-
-def test_the_steps_of_an_authority_are_those_of_the_journal():
-    text = (ROOT / "docs/architecture.md").read_text()
-    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\w+) \|$", text, re.MULTILINE)[1:]
-    assert {(source, step): target for source, step, target in rows} == {
-        (source.value, step): target.value for (source, step), target in NEXT.items()
-    }
