@@ -10,9 +10,10 @@ from server.audit import AuditLog, go_name
 from server.authorization import Authorizer, require_peer
 from server.caller import Call
 from spiffe_core.api.services import Method
-from spiffe_core.errors import Internal, SpiffeError
+from spiffe_core.errors import Denied, Internal, SpiffeError
 from spiffe_core.runtime.frontdoor import FrontDoor
 from spiffe_core.runtime.metrics import Metrics
+from spiffe_core.runtime.peers import Peer
 
 log: Final = structlog.get_logger()
 
@@ -34,7 +35,12 @@ class ServerGate:
             Denied: if its caller may not make it.
         """
         begun = perf_counter()
-        call = await self._authorizer.authorize(method, require_peer(self._door.peer(peer)), context)
+        caller = self._door.peer(peer)
+        try:
+            call = await self._authorizer.authorize(method, require_peer(caller), context)
+        except SpiffeError as exc:
+            log.warning("RPC refused", status_code=go_name(exc), error=str(exc), **_about(method, caller, exc))
+            raise
         call.begun = begun
         return call
 
@@ -42,9 +48,23 @@ class ServerGate:
         """Note how a call ended."""
         code = "OK" if error is None else go_name(error)
         self._metrics.rpc(method.path, code, perf_counter() - call.begun if call else 0.0)
+        if call is None:  # it was not let in, and ``admit`` has said so
+            return
         if error is not None:
             report = log.error if isinstance(error, Internal) else log.warning
-            fields = call.log_fields() if call else {"method": method.path}
-            report("RPC failed", status_code=code, error=str(error), **fields, **(call.facts if call else {}))
-        if call is not None:
-            self._audit.call(call, error)
+            report("RPC failed", status_code=code, error=str(error), **call.log_fields(), **call.facts)
+        self._audit.call(call, error)
+
+
+def _about(method: Method, caller: Peer | None, error: SpiffeError) -> dict[str, Any]:
+    """What identifies a call that was not let in, and why it was not."""
+    fields: dict[str, Any] = {"method": method.path}
+    if caller is not None:
+        fields["caller_addr"] = caller.address
+        if caller.svid is not None:
+            fields["caller_id"] = str(caller.svid.id)
+    if isinstance(error, Denied) and error.reason is not None:
+        fields["reason"] = error.reason.name
+    if error.__cause__ is not None:
+        fields["detail"] = str(error.__cause__)
+    return fields
