@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,6 +40,7 @@ from tests.support.servers import TD, Client, csr, pb_id
 from tests.support.softhsm import SoftHsmToken
 
 ROOT: Final = Path(__file__).parents[2]
+STEEPLE_SERVER: Final = (sys.executable, "-m", "server.cli.main")
 _START_SECONDS: Final = 60.0
 _SERVES: Final = "Starting Server APIs"
 
@@ -47,8 +48,17 @@ _SERVES: Final = "Starting Server APIs"
 class ServerProcess:
     """One ``steeple-server run``, and where it is reached."""
 
-    def __init__(self, folder: Path, config: str, *, workers: int = 1, token: SoftHsmToken | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *,
+        workers: int = 1,
+        token: SoftHsmToken | None = None,
+        program: Sequence[str] = STEEPLE_SERVER,
+    ) -> None:
         """Take an empty folder, the blocks beside ``server``, the count of workers and the token to be found."""
+        self._program = list(program)
         self.folder = folder
         self.workers = workers
         self.socket_path = folder / "api.sock"
@@ -68,7 +78,7 @@ class ServerProcess:
                 bind_address = "127.0.0.1"
                 bind_port = {self.port}
                 socket_path = "{self.socket_path}"
-                workers = {workers}
+                {f"workers = {workers}" if workers > 1 else ""}
             {config}
             """
         )
@@ -98,7 +108,7 @@ class ServerProcess:
         """Start it, and do not wait."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli.main", "run", "-config", self._file],
+                [*self._program, "run", "-config", self._file],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -285,6 +295,7 @@ def server_process(
     workers: int = 1,
     server: str = "",
     key_manager: str = "",
+    program: Sequence[str] = STEEPLE_SERVER,
 ) -> Iterator[ServerProcess]:
     """A server, not started yet, with keys of its ``server`` block; it is ended with the block.
 
@@ -303,7 +314,7 @@ def server_process(
                 NodeAttestor "join_token" {{}}
             }}
         """
-        process = ServerProcess(folder, config, workers=workers, token=token)
+        process = ServerProcess(folder, config, workers=workers, token=token, program=program)
         try:
             yield process
         finally:

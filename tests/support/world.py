@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -36,13 +36,14 @@ from spiffe_core.api.spire.api.types import entry_pb2 as entries_pb2
 from spiffe_core.api.spire.api.types import jointoken_pb2, selector_pb2, spiffeid_pb2
 from spiffe_core.runtime.cli.local_client import LocalClient, RpcFailure
 from spiffe_core.runtime.files import private_folder
-from tests.support.server_processes import ROOT, ServerProcess, server_process, wait_until
+from tests.support.server_processes import ROOT, STEEPLE_SERVER, ServerProcess, server_process, wait_until
 from tests.support.softhsm import SoftHsmToken
 
 M = TypeVar("M", bound=Message)
 
 TRUST_DOMAIN: Final = "example.org"
 DISK_KEYS: Final = 'KeyManager "disk" { plugin_data { keys_path = "%s/keys.json" } }'
+STEEPLE_AGENT: Final = (sys.executable, "-m", "agent.cli.main")
 _SECONDS: Final = 60.0
 _HEADER: Final = (("workload.spiffe.io", "true"),)
 
@@ -60,11 +61,13 @@ class AgentProcess:
         key_manager: str = "",
         more: str = "",
         token: SoftHsmToken | None = None,
+        program: Sequence[str] = STEEPLE_AGENT,
     ) -> None:
         """Take an empty folder, where its server is, and what else its configuration says.
 
         Without a ``bundle`` the settings must say by what the server is trusted.
         """
+        self._program = list(program)
         self.folder = folder
         self.data_dir = folder / "data"
         self.socket_path = folder / "public" / "api.sock"
@@ -117,7 +120,7 @@ class AgentProcess:
     def begin(self, join_token: str = "") -> None:
         """Start it, and do not wait."""
         self.join_token = join_token or self.join_token
-        command = [sys.executable, "-m", "agent.cli.main", "run", "-config", str(self.config_file)]
+        command = [*self._program, "run", "-config", str(self.config_file)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "-joinToken", join_token] if join_token else command,
@@ -161,9 +164,9 @@ class AgentProcess:
         return sum(all(text in line for text in texts) for line in self.log.splitlines()) >= times
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of ``steeple-agent``, such as ``api fetch x509``, on this agent's socket."""
+        """Run a command of its own program, such as ``api fetch x509``, on this agent's socket."""
         path = self.admin_socket_path if arguments[0] in {"debug", "logger"} else self.socket_path
-        command = [sys.executable, "-m", "agent.cli.main", *arguments, "-socketPath", str(path)]
+        command = [*self._program, *arguments, "-socketPath", str(path)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, check=False)
 
     # -- the test's own process as a workload --------------------------------------------------------------
@@ -327,12 +330,18 @@ class World:
 
 
 @contextlib.contextmanager
-def a_world(*, server: str = "", key_manager: str = "", token: SoftHsmToken | None = None) -> Iterator[World]:
+def a_world(
+    *,
+    server: str = "",
+    key_manager: str = "",
+    token: SoftHsmToken | None = None,
+    program: Sequence[str] = STEEPLE_SERVER,
+) -> Iterator[World]:
     """A trust domain whose server runs, with these settings of its ``server`` block; everything ends with the block."""
     with contextlib.ExitStack() as resources:
         folder = resources.enter_context(private_folder())
         keys = key_manager or ("" if token else DISK_KEYS % folder)
-        process = resources.enter_context(server_process(token=token, server=server, key_manager=keys))
+        process = resources.enter_context(server_process(token=token, server=server, key_manager=keys, program=program))
         process.start()
         yield World(process, folder, resources)
 
