@@ -32,7 +32,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy scripts $(DEMO)
 	$(BIN)/lint-imports
+	for script in .ci/run scripts/*.sh softhsm-setup/*.sh $(DEMO)/*.sh; do sh -n "$$script" || exit 1; done
 	$(BIN)/python -m spiffe_core.api.generate --check
 	$(BIN)/python tests/conformance/register.py --check
 	$(BIN)/python -m scripts.settings --check

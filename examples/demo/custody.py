@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from keymanagers.base import fingerprint
 from keymanagers.pkcs11.config import Pkcs11Config
@@ -57,7 +58,9 @@ def main(module: str, token: str, pin_file: str, bundle: str) -> int:
         )
     )
     try:
-        wanted = fingerprint(certificate.public_key())
+        public = certificate.public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)  # no other makes an authority
+        wanted = fingerprint(public)
         found = [key for key in manager.keys() if fingerprint(key.public) == wanted]  # noqa: SIM118  no mapping
         if not found:
             print(f"error: the token has no key of the CA certificate in {bundle}", file=sys.stderr)

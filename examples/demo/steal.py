@@ -17,11 +17,11 @@ NAMELESS: Final = {"Unmapped error code 0x1b": "ActionProhibited"}
 """Return values of PKCS#11 2.40 for which python-pkcs11 has no exception."""
 
 
-def ways(session: "pkcs11.Session", key: "pkcs11.PrivateKey") -> Mapping[str, Callable[[], Any]]:
+def ways(session: "pkcs11.Session", key: Any) -> Mapping[str, Callable[[], Any]]:  # noqa: ANN401  a private key
     """What may be tried, by name."""
 
     def wrap() -> bytes:
-        wrapping = session.generate_key(KeyType.AES, 256, store=False, template={Attribute.WRAP: True})
+        wrapping: Any = session.generate_key(KeyType.AES, 256, store=False, template={Attribute.WRAP: True})
         return bytes(wrapping.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP_PAD))
 
     def change(attribute: Attribute, *, to: bool) -> None:
