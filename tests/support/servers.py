@@ -7,7 +7,7 @@ registry in memory, which catches up when a test says ``refresh``.
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -162,7 +162,6 @@ class Served:
     """The TCP address."""
     local: Client
     """Over the private socket."""
-    _dialers: list[Dialer] = field(default_factory=list)
 
     @property
     def datastore(self) -> Datastore:
@@ -248,16 +247,21 @@ async def serving(
         parts = await Parts.open(config, shared, clock)
         resources.push_async_callback(parts.close)
         if ready:
-            await parts.start_authorities()
-            while not parts.authorities_ready():
-                await parts.tick_authorities()
-            await parts.registry.refresh()
-            await parts.svid.rotate_if_due()
+            await bring_up(parts)
         await parts.endpoints.start(shared)
         resources.push_async_callback(parts.endpoints.stop, 0.0)
         channel = grpc.aio.insecure_channel(f"unix:{config.socket_path}", [("grpc.use_local_subchannel_pool", 1)])
         resources.push_async_callback(channel.close)
         yield Served(config, parts, shared, clock, resources, target, Client(channel))
+
+
+async def bring_up(parts: Parts) -> None:
+    """Get the authorities, and the server its SVID."""
+    await parts.start_authorities()
+    while not parts.authorities_ready():
+        await parts.tick_authorities()
+    await parts.registry.refresh()
+    await parts.svid.rotate_if_due()
 
 
 def _config(folder: Path, server: str, rest: str, plugins: str) -> ServerConfig:
