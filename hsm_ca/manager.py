@@ -127,9 +127,15 @@ class AuthorityManager:
             SpiffeError: the first of what failed, mostly Unavailable, since key manager, database or upstream do
                 not answer; a later tick goes on from there.
         """
-        epoch = self._lease.keep(monotonic)
+        failures: list[SpiffeError] = []
+        epoch = None
+        try:
+            epoch = self._lease.keep(monotonic)
+        except Unavailable as exc:  # a database that cannot be written to may still be read
+            failures.append(exc)
         self._read_journal()
-        failures = self._lead(epoch, now, monotonic) if epoch is not None else []
+        if epoch is not None:
+            failures += self._lead(epoch, now, monotonic)
         failures += self._choose_issuers()
         if failures:
             raise failures[0]

@@ -109,6 +109,7 @@ class MemoryTable:
         """Every record as it was ever written."""
         self.state: LeaseState | None = None
         self.away = False
+        self.read_only = False
 
     def records(self) -> Sequence[AuthorityRecord]:
         self.check_there()
@@ -128,14 +129,14 @@ class MemoryTable:
         return self.state
 
     def take(self, holder: str, seen: LeaseState | None) -> LeaseState | None:
-        self.check_there()
+        self.check_writable()
         if self.state != seen:
             return None
         self.state = LeaseState(holder, seen.epoch + 1 if seen else 1, 0)
         return self.state
 
     def beat(self, held: LeaseState) -> LeaseState | None:
-        self.check_there()
+        self.check_writable()
         if self.state is None or (self.state.holder, self.state.epoch) != (held.holder, held.epoch):
             return None
         self.state = replace(self.state, beat=self.state.beat + 1)
@@ -150,8 +151,13 @@ class MemoryTable:
         if self.away:
             raise DatastoreUnavailable("the database is away")
 
-    def _fence(self, epoch: int) -> None:
+    def check_writable(self) -> None:
         self.check_there()
+        if self.read_only:
+            raise DatastoreUnavailable("the database is read-only")
+
+    def _fence(self, epoch: int) -> None:
+        self.check_writable()
         if self.state is None or self.state.epoch != epoch:
             raise StaleLease(f"the lease is not of epoch {epoch}")
 
@@ -298,3 +304,8 @@ def killed_at(point: str) -> Progress:
             raise Killed(point)
 
     return progress
+
+
+def jwt_request(audience: str = "audience", ttl: timedelta = HOUR) -> JwtSvidRequest:
+    """A request for the JWT-SVID of a workload."""
+    return JwtSvidRequest(spiffe_id=WORKLOAD, audience=(audience,), ttl=ttl)

@@ -272,6 +272,20 @@ def test_a_database_that_is_away_leaves_signing_as_it_is(group):
     group.tick(server, 5)
 
 
+def test_a_server_that_starts_on_a_read_only_database_signs_with_what_the_journal_names(group):
+    group.started()
+    group.ended.add("one")
+    group.table.read_only = True
+    server = group.server("two")
+    server.start()
+    with pytest.raises(DatastoreUnavailable, match="read-only"):
+        group.tick(server)
+    group.sign(server)
+    group.table.read_only = False
+    group.tick(server, 1)
+    assert server._lease.epoch == 2
+
+
 def test_half_a_key_under_a_reserved_id_is_cleared_away_and_another_id_is_taken(group):
     server = group.server(progress=killed_at("reserve/reserved"))
     server.start()
