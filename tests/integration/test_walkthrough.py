@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spiffe_core.runtime.cli.pem import read_certificates
 from spiffe_core.runtime.files import private_folder
 from tests.support.checkout import ROOT, Checkout
 
@@ -83,6 +84,25 @@ def test_the_readmes_own_words_lead_to_an_svid(checkout, tmp_path):
     assert log.read_text().endswith("svid.0.pem: OK\n")
     svid = checkout.run("openssl", "x509", "-in", "svid.0.pem", "-noout", "-ext", "subjectAltName").stdout
     assert f"URI:{ID}\n" in svid
+
+
+@pytest.mark.softhsm
+def test_a_server_whose_keys_move_into_a_token_keeps_its_registry_and_its_former_authority(checkout, tmp_path):
+    server, log, bundle = ".venv/bin/steeple-server", tmp_path / "log", checkout.folder / ".data/server/bundle.crt"
+    entry = ("-node", "-spiffeID", "spiffe://example.org/node", "-selector", "x:y")
+    with checkout.running(server, "run", "-config", "conf/server/server.conf", log=log):
+        eventually(checkout, server, "healthcheck", log=log)
+        before = bundle.read_text()
+        assert checkout.run(server, "entry", "create", *entry).returncode == 0
+    assert checkout.run("softhsm-setup/init-token.sh").returncode == 0
+
+    env = {**checkout.env, "SOFTHSM2_CONF": f"{checkout.folder}/.run/softhsm/softhsm2.conf"}
+    here = Checkout(checkout.folder, checkout.sockets, env)
+    with here.running(server, "run", "-config", "conf/server/server_pkcs11.conf", log=log):
+        eventually(here, server, "healthcheck", log=log)
+        assert here.run(server, "entry", "count").stdout == "1 registration entry\n"
+        assert len(read_certificates(before.encode())) == 1
+        assert set(read_certificates(bundle.read_bytes())) > set(read_certificates(before.encode()))
 
 
 def commands(path):
