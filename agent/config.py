@@ -16,7 +16,7 @@ from agent.bootstrap_rules import check_bootstrap
 from spiffe_core.errors import InvalidConfig
 from spiffe_core.ids import TrustDomain
 from spiffe_core.runtime.config import Block, Plugin, PluginType, check_plugins, read_file, read_plugins
-from spiffe_core.runtime.gotext import os_error, quote
+from spiffe_core.runtime.gotext import quote, read_error
 from spiffe_core.runtime.levels import Level
 from spiffe_core.runtime.settings import (
     PROFILING,
@@ -299,7 +299,7 @@ def _read_token(path: Path) -> str:
             token = file.read(_MAX_TOKEN_BYTES).decode().strip()
     except OSError as exc:
         raise InvalidConfig(
-            f"agent.join_token_file: unable to read join token file {quote(str(path))}: {os_error('open', path, exc)}"
+            f"agent.join_token_file: unable to read join token file {quote(str(path))}: {read_error(path, exc)}"
         ) from exc
     except UnicodeDecodeError:
         raise InvalidConfig(f"agent.join_token_file: {quote(str(path))} is no UTF-8 text") from None
