@@ -17,14 +17,12 @@ import structlog
 
 from agent.attestation import Credentials, NodeAttestation
 from agent.client import ServerClient
-from agent.csr import make_csr
 from agent.own_keys import OwnKeys, identity_of
 from agent.rotation import Rotation
 from agent.state import StateFile
 from spiffe_core.bundle import Bundle
 from spiffe_core.errors import DenialReason, Denied, FailedPrecondition, SpiffeError, Unavailable
 from spiffe_core.runtime.clock import Clock
-from spiffe_core.runtime.lanes import Lanes
 from spiffe_core.runtime.tasks import Backoff
 from spiffe_core.runtime.tls import HardwareIdentity, TlsIdentity
 from spiffe_core.x509svid import id_of
@@ -60,7 +58,6 @@ class AgentSvid:
         bundle: Callable[[], Bundle],
         refresh: Callable[[], Awaitable[None]],
         keys: OwnKeys,
-        lanes: Lanes,
         state: StateFile,
         rotation: Rotation,
         clock: Clock,
@@ -71,7 +68,6 @@ class AgentSvid:
         self._bundle = bundle
         self._refresh = refresh
         self._keys = keys
-        self._lanes = lanes
         self._state = state
         self._rotation = rotation
         self._clock = clock
@@ -174,8 +170,7 @@ class AgentSvid:
 
     async def _renew(self) -> None:
         log.debug("Rotating agent SVID")
-        key = await self._keys.make(self._clock.now())
-        csr = await self._lanes.run(lambda: make_csr(key.private))
+        key, csr = await self._keys.make(self._clock.now())
         chain = await self._client.renew(csr)
         self._state.change(svid=chain, reattestable=False)
         await self._put_to_use(Credentials(chain, key, reattestable=False))

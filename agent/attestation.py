@@ -9,7 +9,6 @@ from typing import Final
 import structlog
 
 from agent.contact import Contact
-from agent.csr import make_csr
 from agent.node_attestors.base import NodeAttestor
 from agent.own_keys import OwnKeys
 from agent.state import StateFile
@@ -17,7 +16,6 @@ from keymanagers.base import Key
 from spiffe_core.bundle import Bundle
 from spiffe_core.errors import SpiffeError
 from spiffe_core.runtime.clock import Clock
-from spiffe_core.runtime.lanes import Lanes
 from spiffe_core.x509svid import Chain, id_of
 
 log: Final = structlog.get_logger()
@@ -41,14 +39,12 @@ class NodeAttestation:
         contact: Contact,
         attestor: NodeAttestor,
         keys: OwnKeys,
-        lanes: Lanes,
         state: StateFile,
         clock: Clock,
     ) -> None:
         self._contact = contact
         self._attestor = attestor
         self._keys = keys
-        self._lanes = lanes
         self._state = state
         self._clock = clock
 
@@ -58,8 +54,7 @@ class NodeAttestation:
         Raises:
             SpiffeError: if the server refuses, or is not there.
         """
-        key = await self._keys.make(self._clock.now())
-        csr = await self._lanes.run(lambda: make_csr(key.private))
+        key, csr = await self._keys.make(self._clock.now())
         async with self._contact.server(trusted) as server:
             admission = await server.attest(self._attestor, csr)
             self._state.change(svid=admission.chain, reattestable=admission.reattestable)

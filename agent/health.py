@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from spiffe_core.errors import Unavailable
+from spiffe_core.runtime.clock import Clock
 
+KNOCK_EVERY: Final = 10.0
+"""Seconds for which a socket that answered counts as one that answers."""
 TIMEOUT: Final = 5.0
 """Seconds that a socket has to take a connection."""
 
@@ -17,8 +20,10 @@ TIMEOUT: Final = 5.0
 class AgentHealth:
     """The check that SPIRE's agent calls ``agent``."""
 
-    def __init__(self, sockets: Sequence[Path]) -> None:
+    def __init__(self, sockets: Sequence[Path], clock: Clock) -> None:
         self._sockets = sockets
+        self._clock = clock
+        self._knock_at = 0.0
         self._waits_for = "agent has not attested yet"
 
     def attested(self) -> None:
@@ -37,6 +42,9 @@ class AgentHealth:
         """
         if self._waits_for:
             raise Unavailable(self._waits_for)
+        now = self._clock.monotonic()
+        if now < self._knock_at:
+            return
         for path in self._sockets:
             try:
                 async with asyncio.timeout(TIMEOUT):
@@ -44,3 +52,4 @@ class AgentHealth:
             except (OSError, TimeoutError) as exc:
                 raise Unavailable(f"nobody answers at {path}: {exc}") from exc
             writer.close()
+        self._knock_at = now + KNOCK_EVERY

@@ -2,7 +2,8 @@
 
 Ids are never used twice.  The agent's state names each key from before it is made until it is destroyed, so a
 token that is shared with others loses exactly the keys that this agent has made, and keeps none of them for
-ever.  A key is destroyed only after the SVID of its successor was stored.
+ever.  A key is destroyed only after the SVID of its successor was stored.  A key for which the server gave no SVID
+serves the next attempt: a server that is away for long must not fill the token.
 """
 
 from datetime import datetime
@@ -12,6 +13,7 @@ from uuid import uuid4
 import structlog
 from cryptography import x509
 
+from agent.csr import make_csr
 from agent.state import StateFile
 from keymanagers.base import Key, KeyId, KeyManager, KeyType
 from keymanagers.software import plain_key
@@ -33,16 +35,22 @@ class OwnKeys:
         self._keys = keys
         self._lanes = lanes
         self._state = state
+        self._unused: Key | None = None
 
-    async def make(self, now: datetime) -> Key:
-        """A new key.
+    async def make(self, now: datetime) -> tuple[Key, bytes]:
+        """A new key and a CSR for it; the key that was made last, if that has not been put to use.
 
         Raises:
             KeyManagerUnavailable: if it cannot be made.
         """
-        key_id = KeyId(f"agent-svid-{now:%Y%m%dT%H%M%S}-{uuid4().hex[:12]}")
-        self._state.change(key_ids=(*self._state.state.key_ids, key_id))
-        return await self._lanes.run(lambda: self._keys.generate(key_id, KEY_TYPE))
+        key, self._unused = self._unused, None
+        if key is None:
+            key_id = KeyId(f"agent-svid-{now:%Y%m%dT%H%M%S}-{uuid4().hex[:12]}")
+            self._state.change(key_ids=(*self._state.state.key_ids, key_id))
+            key = await self._lanes.run(lambda: self._keys.generate(key_id, KEY_TYPE))
+        csr = await self._lanes.run(lambda: make_csr(key.private))
+        self._unused = key
+        return key, csr
 
     async def find(self, leaf: x509.Certificate) -> Key | None:
         """The key of a certificate, or None if the key manager does not show it.
@@ -56,6 +64,7 @@ class OwnKeys:
 
     async def keep_only(self, current: Key) -> None:
         """Destroy the keys that the state names, but for the one that is in use; what fails is tried again later."""
+        self._unused = None
         for key_id in self._state.state.key_ids:
             if key_id == current.id:
                 continue

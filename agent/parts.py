@@ -47,23 +47,24 @@ _KEY_MANAGER_LANES: Final = 2
 class Parts:
     """An agent process, put together.  ``close`` takes it apart again, whatever had begun."""
 
-    def __init__(self, config: AgentConfig, state: StateFile, keys: KeyManager, level: LevelSwitch) -> None:
+    def __init__(
+        self, config: AgentConfig, state: StateFile, keys: KeyManager, level: LevelSwitch, clock: Clock
+    ) -> None:
         self._config = config
         self._keys = keys
         self._began = time.monotonic()
         self.level = level
-        self.clock: Clock = SystemClock()
+        self.clock = clock
         self.metrics = Metrics(config.telemetry.metric_prefix or "spire_agent")
         self.metrics.gauge("uptime_seconds", "Seconds since the agent began", self.uptime)
         self.state = state
-        self.lanes = Lanes("the key manager", most=_KEY_MANAGER_LANES)
-        self.own_keys = OwnKeys(keys=keys, lanes=self.lanes, state=state)
+        self._lanes = Lanes("the key manager", most=_KEY_MANAGER_LANES)
+        self.own_keys = OwnKeys(keys=keys, lanes=self._lanes, state=state)
         self.target = _target(config)
         self.attestation = NodeAttestation(
             contact=Contact(target=self.target, trust_domain=config.trust_domain, clock=self.clock),
             attestor=open_node_attestor(config),
             keys=self.own_keys,
-            lanes=self.lanes,
             state=state,
             clock=self.clock,
         )
@@ -76,11 +77,11 @@ class Parts:
             clock=self.clock,
         )
         served = not (config.disable_workload_api and config.disable_sds_api)
-        self.agent_health = AgentHealth([config.socket_path] if served else [])
+        self.agent_health = AgentHealth([config.socket_path] if served else [], self.clock)
         self.health = Health({"agent": self.agent_health.check}, self.clock)
 
     @classmethod
-    async def open(cls, config: AgentConfig, level: LevelSwitch) -> "Parts":
+    async def open(cls, config: AgentConfig, level: LevelSwitch, clock: Clock | None = None) -> "Parts":
         """Read the state and open the key manager.
 
         Raises:
@@ -92,7 +93,7 @@ class Parts:
             lambda: open_key_manager(plugin.name, plugin.load_data(), authority_group=config.trust_domain.name)
         )
         try:
-            return cls(config, state, keys, level)
+            return cls(config, state, keys, level, clock or SystemClock())
         except BaseException:
             await asyncio.to_thread(keys.close)
             raise
@@ -103,7 +104,7 @@ class Parts:
 
     async def close(self) -> None:
         """Let go of the key manager."""
-        self.lanes.close()
+        self._lanes.close()
         await asyncio.to_thread(self._keys.close)
 
 
@@ -140,7 +141,6 @@ class Working:
             bundle=lambda: self.cache.own,
             refresh=self._dialer.refresh,
             keys=parts.own_keys,
-            lanes=parts.lanes,
             state=parts.state,
             rotation=rotation,
             clock=parts.clock,

@@ -151,7 +151,9 @@ class Dialer:
         found = _Pin(identity, reached.address, reached.chain[0])
         if self._channel is None or pin is None or pin.identity is not identity or pin != found:
             credentials = channel_credentials(identity, found.leaf, self._report)
-            options = (*self._options, ("grpc.ssl_target_name_override", SERVER_NAME))
+            # grpcio insists that the authority of the calls is the name in the certificate.
+            names = {"grpc.ssl_target_name_override": SERVER_NAME, "grpc.default_authority": SERVER_NAME}
+            options = [*(option for option in self._options if option[0] not in names), *names.items()]
             address = f"ipv{6 if ':' in found.address.host else 4}:{found.address}"
             self._replace(grpc.aio.secure_channel(address, credentials, options), found)
         assert self._channel is not None

@@ -66,7 +66,8 @@ def channel_credentials(
 def _signer(key: PrivateKey, failed: Callable[[str], None]) -> Callable[[bytes, Any, Any], bytes]:
     def sign(data: bytes, algorithm: Any, _on_complete: Any) -> bytes:  # noqa: ANN401  grpcio's types are private
         try:
-            return _sign(key, data, algorithm.name)
+            # grpcio hands over a member of its enumeration or, depending on what was imported first, its number.
+            return _sign(key, data, experimental.PrivateKeySignatureAlgorithm(algorithm).name)
         except Exception as exc:
             # The border to grpcio's handshake, which tells its caller nothing of this.
             failed(f"the key in hardware did not sign: {exc}")

@@ -63,9 +63,10 @@ def test_an_agent_that_was_never_attested_waits_and_can_be_stopped(world):
     assert agent.end() == 0
 
 
+@pytest.mark.slow
 def test_the_agents_own_svid_is_renewed_and_the_old_key_destroyed():
-    # An SVID is valid from ten seconds before it is made: of 23 seconds half is over after about one and a half.
-    with a_world(server='agent_ttl = "13s"') as world:
+    # An SVID is valid from ten seconds before it is made: of 30 seconds half is over after about five.
+    with a_world(server='agent_ttl = "20s"') as world:
         agent = world.agent()
         agent.join_token = world.join_token("renewed")
         world.entry(agent, "/web")
