@@ -32,6 +32,7 @@ def state_of(output):
 
 @pytest.mark.softhsm
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_demo_shows_the_main_job_and_cleans_up(checkout):
     done = checkout.run("examples/demo/demo.sh")
     said = done.stdout
@@ -68,6 +69,7 @@ def test_the_demo_shows_the_main_job_and_cleans_up(checkout):
 
 @pytest.mark.softhsm
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_what_is_left_running_answers_until_it_is_ended_and_goes_on_with_the_same_authority(checkout):
     up = checkout.run("examples/demo/up.sh")
     assert up.returncode == 0, up.stdout

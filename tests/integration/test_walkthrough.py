@@ -8,7 +8,7 @@ import pytest
 
 from spiffe_core.runtime.cli.pem import read_certificates
 from spiffe_core.runtime.files import private_folder
-from tests.support.checkout import ROOT, Checkout
+from tests.support.checkout import PATIENCE, ROOT, Checkout
 
 ID = "spiffe://example.org/myservice"
 
@@ -31,6 +31,7 @@ def eventually(checkout, *command, log):
 
 @pytest.mark.softhsm
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_known_walk_through_works_with_the_programs_names_exchanged(checkout, tmp_path):
     """With ``steeple-server`` for ``spire-server`` and ``steeple-agent`` for ``spire-agent``; nothing is added."""
     (checkout.folder / "bin").symlink_to(checkout.folder / ".venv/bin")
@@ -72,13 +73,14 @@ def test_the_known_walk_through_works_with_the_programs_names_exchanged(checkout
 
 @pytest.mark.softhsm
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_readmes_own_words_lead_to_an_svid(checkout, tmp_path):
     (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     first, rest = script.split("\n", 1)
     assert first == "make install"  # what the checkout has had
     log = tmp_path / "log"
     with checkout.running("sh", "-euc", rest, log=log) as script:
-        code = script.wait(90)
+        code = script.wait(PATIENCE)
     assert code == 0, log.read_text() + (checkout.folder / "agent.log").read_text()
     assert "Server is healthy.\n" in log.read_text()
     assert log.read_text().endswith("svid.0.pem: OK\n")

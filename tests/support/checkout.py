@@ -18,7 +18,7 @@ from typing import Final
 from tests.support.softhsm import library
 
 ROOT: Final = Path(__file__).parents[2]
-PATIENCE: Final = 90
+PATIENCE: Final = 240
 
 
 def free_port() -> int:
