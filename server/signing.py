@@ -86,6 +86,8 @@ class Signer:
         A batch occupies one lane of a fast device and as many as there are of a slow one.
         """
         issuer = self._authorities.x509
+        if len(works) == 1:
+            return await self._lanes.run(lambda: self._each(works, issuer))
         parts = min(self._lanes.health().lanes, len(works))
         size = -(-len(works) // parts)
         chunks = [works[start : start + size] for start in range(0, len(works), size)]

@@ -5,15 +5,21 @@ full refuses at once; a lane whose call has passed its deadline counts as lost u
 lanes are lost the breaker is open: calls are refused without waiting, and ``health`` says so.
 
 Lanes hide a slow device; they do not make a fast one faster, since Python code in them shares one interpreter
-lock.  So there is one lane to begin with, and more are added only while calls wait and the device is slow.
+lock.  So there is one lane to begin with, and more are added only while calls wait and the device is slow.  Slow is
+the device and not the process: time in which this process computed does not count, since a lane that only waits for
+the interpreter lock would get company that makes it wait longer.
+
+Waking the event loop costs as much as a signature.  So a lane that has more to do at once, and soon done, hands over
+the results of some calls together.
 """
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic
 from typing import Final, Generic, TypeVar, cast
 
 from spiffe_core.errors import KeyManagerUnavailable, ResourceExhausted, Unavailable
@@ -21,8 +27,10 @@ from spiffe_core.errors import KeyManagerUnavailable, ResourceExhausted, Unavail
 T = TypeVar("T")
 
 SLOW: Final = 0.002
-"""Mean seconds a unit of work above which a waiting call justifies one more lane."""
+"""Mean seconds that a unit of work waits for the device above which a waiting call justifies one more lane."""
 _SMOOTHING: Final = 0.1
+_GATHER: Final = 0.001
+"""Seconds for which a result may be held back to be handed over with the next ones."""
 _PATIENCE: Final = 3
 """A call of many units may take that many times what its units take on average, if that is past the deadline."""
 
@@ -46,9 +54,15 @@ class LaneHealth:
 class _Call(Generic[T]):
     work: Callable[[], T]
     units: int
-    done: Callable[[T | None, BaseException | None], None]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[T]
     started: float = 0.0
+    computed: float = 0.0
+    """Processor seconds of the process when it started."""
     abandoned: bool = False
+
+
+_Outcome = tuple[_Call[object], object, BaseException | None]
 
 
 class Lanes:
@@ -63,16 +77,21 @@ class Lanes:
         deadline: float = 10.0,
         slow: float = SLOW,
         unavailable: type[Unavailable] = KeyManagerUnavailable,
+        monotonic: Callable[[], float] = time.monotonic,
+        computed: Callable[[], float] = time.process_time,
     ) -> None:
         """Take the device's name for messages and its limits.
 
         ``deadline`` is how many seconds a call of one unit may take, its wait included; ``slow`` the mean seconds
-        a unit of work takes from which on a waiting call justifies one more lane; ``unavailable`` what is raised.
+        for which a unit of work waits for the device from which on a waiting call justifies one more lane;
+        ``unavailable`` what is raised; ``computed`` tells the processor seconds that this process has used.
         """
         self._name = name
         self._most = most
         self._slow = slow
         self._unavailable = unavailable
+        self._monotonic = monotonic
+        self._computed = computed
         self._queue_limit = queue
         self._deadline = deadline
         self._queue: deque[_Call[object]] = deque()
@@ -82,6 +101,7 @@ class Lanes:
         self._lost = 0
         self._closed = False
         self._seconds_per_unit = 0.0
+        self._waiting_per_unit = 0.0
 
     def health(self) -> LaneHealth:
         """A snapshot."""
@@ -97,14 +117,7 @@ class Lanes:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if not future.done():
-                if error is None:
-                    future.set_result(cast("T", result))
-                else:
-                    future.set_exception(error)
-
-        call = _Call(work, units, lambda result, error: _call_soon(loop, settle, result, error))
+        call = _Call(work, units, loop, future)
         self._submit(cast("_Call[object]", call))
         deadline = max(self._deadline, _PATIENCE * units * self._seconds_per_unit)
         try:
@@ -134,14 +147,14 @@ class Lanes:
             if self._lost and self._lost >= self._most:
                 raise self._unavailable(f"{self._name} does not answer: {self._lost} calls hang in it")
             self._queue.append(call)
-            if not self._idle and self._may_add_lane():
+            if len(self._queue) > self._idle and self._may_add_lane():
                 self._threads += 1
                 threading.Thread(target=self._lane, name=f"{self._name}-lane", daemon=True).start()
             self._ready.notify()
 
     def _may_add_lane(self) -> bool:
         working = self._threads - self._lost
-        return working < 1 or (self._threads < self._most and self._seconds_per_unit > self._slow)
+        return working < 1 or (self._threads < self._most and self._waiting_per_unit > self._slow)
 
     def _abandon(self, call: _Call[object]) -> None:
         """Nobody waits for the call any more: skip it if it waits, count its lane as lost if it runs."""
@@ -153,20 +166,34 @@ class Lanes:
                 self._queue = deque(other for other in self._queue if other is not call)
 
     def _lane(self) -> None:
+        outcomes: list[_Outcome] = []
         while call := self._next():
-            result: object = None
-            error: BaseException | None = None
-            try:
-                result = call.work()
-            except BaseException as exc:  # noqa: BLE001  whatever it is belongs to the caller, who awaits it
-                error = exc
-            with self._ready:
-                if call.abandoned:
-                    self._lost -= 1
-                taken = (monotonic() - call.started) / call.units
-                self._seconds_per_unit += _SMOOTHING * (taken - self._seconds_per_unit)
-                call.started = 0.0
-            call.done(result, error)
+            begun = call.started
+            outcomes.append(self._do(call))
+            while (call := self._next_to_gather(self._monotonic() - begun)) is not None:
+                outcomes.append(self._do(call))
+            _hand_over(outcomes)
+            outcomes = []
+
+    def _do(self, call: _Call[object]) -> _Outcome:
+        result: object = None
+        error: BaseException | None = None
+        try:
+            result = call.work()
+        except BaseException as exc:  # noqa: BLE001  whatever it is belongs to the caller, who awaits it
+            error = exc
+        with self._ready:
+            if call.abandoned:
+                self._lost -= 1
+            self._measure(call)
+            call.started = 0.0
+        return call, result, error
+
+    def _measure(self, call: _Call[object]) -> None:
+        taken = self._monotonic() - call.started
+        waited = max(0.0, taken - (self._computed() - call.computed))
+        self._seconds_per_unit += _SMOOTHING * (taken / call.units - self._seconds_per_unit)
+        self._waiting_per_unit += _SMOOTHING * (waited / call.units - self._waiting_per_unit)
 
     def _next(self) -> _Call[object] | None:
         with self._ready:
@@ -177,17 +204,33 @@ class Lanes:
             if not self._queue:
                 self._threads -= 1
                 return None
-            call = self._queue.popleft()
-            call.started = monotonic()
-            return call
+            return self._begin()
+
+    def _next_to_gather(self, gathering: float) -> _Call[object] | None:
+        """A call that waits already and will be done before results are held back for too long, or None."""
+        with self._ready:
+            if self._queue and gathering + self._seconds_per_unit * self._queue[0].units < _GATHER:
+                return self._begin()
+            return None
+
+    def _begin(self) -> _Call[object]:
+        call = self._queue.popleft()
+        call.started, call.computed = self._monotonic(), self._computed()
+        return call
 
 
-def _call_soon(
-    loop: asyncio.AbstractEventLoop, settle: Callable[..., None], result: object, error: BaseException | None
-) -> None:
-    """Hand a result to the loop, which may have been closed while the device was busy."""
-    if not loop.is_closed():
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:  # closed in between: there is nobody left to tell
-            return
+def _hand_over(outcomes: list[_Outcome]) -> None:
+    """Hand results to the loop that awaits them, which may have been closed while the device was busy."""
+    loops = {call.loop for call, _, _ in outcomes}
+    for loop in loops:
+        with suppress(RuntimeError):  # closed: there is nobody left to tell
+            loop.call_soon_threadsafe(_settle, [outcome for outcome in outcomes if outcome[0].loop is loop])
+
+
+def _settle(outcomes: list[_Outcome]) -> None:
+    for call, result, error in outcomes:
+        if not call.future.done():
+            if error is None:
+                call.future.set_result(result)
+            else:
+                call.future.set_exception(error)
