@@ -23,20 +23,24 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
-def header_block(path: str) -> bytes:
+def header_block(path: bytes) -> bytes:
     """A gRPC request's header fields, none indexed, none compressed (RFC 7541)."""
     fields = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": path,
-        ":authority": "server",
-        "content-type": "application/grpc",
-        "te": "trailers",
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": path,
+        b":authority": b"server",
+        b"content-type": b"application/grpc",
+        b"te": b"trailers",
     }
-    return b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in fields.items()
-    )
+    return b"".join(b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields.items())
+
+
+def call(path: bytes) -> bytes:
+    """A whole call with an empty message, on the first stream of a connection."""
+    greeting = PREFACE + Frame(SETTINGS).encode()
+    headers = Frame(HEADERS, END_HEADERS, 1, header_block(path)).encode()
+    return greeting + headers + Frame(DATA, END_STREAM, 1, message(b"")).encode()
 
 
 def message(payload: bytes, *, length: int | None = None, flag: int = 0) -> bytes:
@@ -87,7 +91,8 @@ def frames(draw: st.DrawFn) -> bytes:
 def calls(draw: st.DrawFn, paths: tuple[str, ...]) -> bytes:
     """A gRPC call that is almost right."""
     stream = draw(st.integers(0, 4)) * 2 + 1
-    block = draw(spoiled(header_block(draw(st.sampled_from(paths)))))
+    path = draw(st.sampled_from(paths))
+    block = draw(spoiled(header_block(path.encode())) | spoiled(path.encode()).map(header_block))
     payload = draw(st.binary(max_size=300))
     body = message(
         payload, length=draw(st.none() | st.integers(0, 2**32 - 1)), flag=draw(st.sampled_from([0, 0, 0, 1, 255]))

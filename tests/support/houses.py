@@ -18,6 +18,7 @@ from spiffe_core.runtime.clock import Clock, SystemClock
 from spiffe_core.runtime.dial import Dialer
 from spiffe_core.runtime.files import private_folder
 from spiffe_core.runtime.frontdoor import FrontDoor, Limits
+from spiffe_core.runtime.grpc_server import GrpcServer
 from spiffe_core.runtime.relay import Relay
 from spiffe_core.runtime.sockets import listen_tcp, listen_unix
 from spiffe_core.runtime.tls import TlsIdentity, client_context
@@ -67,8 +68,8 @@ class House:
         """Serve on a TCP port, or on a Unix socket if ``local``."""
         with private_folder() as folder:
             self.backend = folder / "grpc"
-            server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *UNLIMITED])
-            server.add_generic_rpc_handlers((self._handlers(),))
+            server = GrpcServer([("grpc.so_reuseport", 0), *UNLIMITED])
+            server.add_registered_method_handlers("echo.Echo", self._handlers())
             server.add_insecure_port(f"unix:{self.backend}")
             await server.start()
             self.door = FrontDoor(admission=self._admission(local=local), backend=self.backend, limits=self.limits)
@@ -95,7 +96,7 @@ class House:
             clock=self.clock,
         )
 
-    def _handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
+    def _handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
         async def unary(request: bytes, _context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
             return request
 
@@ -113,7 +114,7 @@ class House:
                 yield request
 
         async def download(request: bytes, _context: object) -> AsyncIterator[bytes]:
-            for _ in range(int(request)):
+            for _ in range(int(request or b"0")):
                 yield bytes(CHUNK)
                 self.sent += 1
 
@@ -121,16 +122,13 @@ class House:
             await asyncio.get_running_loop().create_future()
             return b""
 
-        return grpc.method_handlers_generic_handler(
-            "echo.Echo",
-            {
-                "Unary": grpc.unary_unary_rpc_method_handler(unary),
-                "Who": grpc.unary_unary_rpc_method_handler(who),
-                "BothWays": grpc.stream_stream_rpc_method_handler(both_ways),
-                "Download": grpc.unary_stream_rpc_method_handler(download),
-                "Wait": grpc.unary_unary_rpc_method_handler(wait),
-            },
-        )
+        return {
+            "Unary": grpc.unary_unary_rpc_method_handler(unary),
+            "Who": grpc.unary_unary_rpc_method_handler(who),
+            "BothWays": grpc.stream_stream_rpc_method_handler(both_ways),
+            "Download": grpc.unary_stream_rpc_method_handler(download),
+            "Wait": grpc.unary_unary_rpc_method_handler(wait),
+        }
 
 
 async def ask(channel: grpc.aio.Channel, method: str = "Who", request: bytes = b"", seconds: float = 10) -> str:

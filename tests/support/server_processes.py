@@ -104,11 +104,11 @@ class ServerProcess:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return sorted(map(int, children))
 
-    def begin(self) -> None:
-        """Start it, and do not wait."""
+    def begin(self, *flags: str) -> None:
+        """Start it, with these flags beside its configuration, and do not wait."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._program, "run", "-config", self._file],
+                [*self._program, "run", "-config", self._file, *flags],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -120,7 +120,7 @@ class ServerProcess:
         """Start it and wait until every process of it serves."""
         before = self._starts()
         self.begin()
-        wait_until(lambda: self._starts() >= before + self.workers or self.has_ended())
+        wait_until(lambda: (self._starts() >= before + self.workers and self.socket_path.exists()) or self.has_ended())
         if self.has_ended():
             raise AssertionError(self.log)
 

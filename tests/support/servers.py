@@ -168,6 +168,10 @@ class Served:
         """The server's database."""
         return self.parts._datastore
 
+    def id(self, path: str) -> SpiffeId:
+        """An ID of the server's trust domain."""
+        return SpiffeId(self.config.trust_domain, path)
+
     async def refresh(self) -> None:
         """Have the registry in memory catch up with the database."""
         await self.parts.registry.refresh()
@@ -176,7 +180,7 @@ class Served:
         """A TLS connection, with or without a certificate."""
         dialer = Dialer(
             target=self.target,
-            server_id=server_id(TD),
+            server_id=server_id(self.config.trust_domain),
             bundle=lambda: self.parts.trust.own,
             identity=lambda: identity,
             clock=self.clock,
@@ -188,7 +192,7 @@ class Served:
         """An X509-SVID that the server's authority signed, as its holder presents it."""
         key = ec.generate_private_key(ec.SECP256R1())
         request = SvidRequest(
-            kind=Kind.WORKLOAD_X509_SVID, spiffe_id=SpiffeId(TD, path), public_key=key.public_key(), ttl=ttl
+            kind=Kind.WORKLOAD_X509_SVID, spiffe_id=self.id(path), public_key=key.public_key(), ttl=ttl
         )
         svid = self.parts.authorities.x509.issue(request, self.clock.now())
         return TlsIdentity(parse_chain(svid.chain), key)
@@ -198,7 +202,7 @@ class Served:
         identity = self.issue(f"/spire/agent/{name}", ttl)
         leaf = identity.chain[0]
         known = Agent(
-            id=SpiffeId(TD, f"/spire/agent/{name}"),
+            id=self.id(f"/spire/agent/{name}"),
             attestation_type=name.partition("/")[0],
             cert_serial=str(leaf.serial_number),
             cert_not_after=unix(leaf.not_valid_after_utc),
@@ -225,6 +229,7 @@ async def serving(
     rest: str = "",
     *,
     plugins: str = 'NodeAttestor "join_token" {}',
+    trust_domain: str = TD.name,
     ready: bool = True,
 ) -> AsyncIterator[Served]:
     """Serve with these keys of the ``server`` block and these blocks beside it.
@@ -233,7 +238,7 @@ async def serving(
     """
     async with contextlib.AsyncExitStack() as resources:
         folder = resources.enter_context(private_folder())
-        config = _config(folder, server, rest, plugins)
+        config = _config(folder, server, rest, plugins, trust_domain)
         clock = FakeClock()
         limits = RateLimits(monotonic=clock.monotonic)
         resources.callback(limits.close)
@@ -264,10 +269,10 @@ async def bring_up(parts: Parts) -> None:
     await parts.svid.rotate_if_due()
 
 
-def _config(folder: Path, server: str, rest: str, plugins: str) -> ServerConfig:
+def _config(folder: Path, server: str, rest: str, plugins: str, trust_domain: str) -> ServerConfig:
     text = f"""
     server {{
-        trust_domain = "{TD}"
+        trust_domain = "{trust_domain}"
         data_dir = "{folder}"
         bind_address = "127.0.0.1"
         socket_path = "{folder}/api.sock"

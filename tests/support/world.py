@@ -67,7 +67,8 @@ class AgentProcess:
 
         Without a ``bundle`` the settings must say by what the server is trusted.
         """
-        self._program = list(program)
+        self.program: Sequence[str] = program
+        """With what it is started."""
         self.folder = folder
         self.data_dir = folder / "data"
         self.socket_path = folder / "public" / "api.sock"
@@ -120,7 +121,7 @@ class AgentProcess:
     def begin(self, join_token: str = "") -> None:
         """Start it, and do not wait."""
         self.join_token = join_token or self.join_token
-        command = [*self._program, "run", "-config", str(self.config_file)]
+        command = [*self.program, "run", "-config", str(self.config_file)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "-joinToken", join_token] if join_token else command,
@@ -166,7 +167,7 @@ class AgentProcess:
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of its own program, such as ``api fetch x509``, on this agent's socket."""
         path = self.admin_socket_path if arguments[0] in {"debug", "logger"} else self.socket_path
-        command = [*self._program, *arguments, "-socketPath", str(path)]
+        command = [*self.program, *arguments, "-socketPath", str(path)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, check=False)
 
     # -- the test's own process as a workload --------------------------------------------------------------
