@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from spiffe_core.api.workload_pb2 import X509SVID, X509SVIDResponse
 from spiffe_core.bundle import Bundle, X509Authority, load_certificate, split_certificates
-from spiffe_core.errors import InvalidBundle, InvalidX509Svid
+from spiffe_core.errors import InvalidBundle, InvalidInput, InvalidX509Svid
 from spiffe_core.ids import SpiffeId
 from spiffe_core.runtime.cli.errors import CommandError
 from spiffe_core.runtime.cli.pem import pem
@@ -50,7 +50,7 @@ def fetched_of(answer: X509SVIDResponse, now: datetime) -> Sequence[Fetched]:
     for number, svid in enumerate(answer.svids):
         try:
             found.append(_parsed(svid, federated))
-        except (InvalidBundle, InvalidX509Svid, ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        except (InvalidInput, ValueError, TypeError, UnsupportedAlgorithm) as exc:
             text = f"failed to parse svid entry {number} for spiffe id {quote(svid.spiffe_id)}: {exc}"
             raise CommandError(text) from exc
     for one in found:
