@@ -38,6 +38,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/python -m spiffe_core.api.generate --check
 	$(BIN)/python tests/conformance/register.py --check
 	$(BIN)/python -m scripts.settings --check
+	$(BIN)/python -m scripts.commands --check
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
@@ -48,6 +49,7 @@ protos: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	$(BIN)/python tests/conformance/register.py --write
 	$(BIN)/python -m scripts.settings --write
+	$(BIN)/python -m scripts.commands --write
 
 ## After a change of dependencies in pyproject.toml.
 lock: $(VENV)/.installed-test
