@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
+from uuid import uuid4
 
 import grpc
 
@@ -16,7 +17,7 @@ from spiffe_core.bundle import Bundle
 from spiffe_core.runtime.clock import SystemClock
 from spiffe_core.x509svid import authority_key_id, parse_chain, verify_x509_svid
 from tests.support.server_processes import ServerProcess, eventually
-from tests.support.servers import Client, Refusal, csr, pb_id
+from tests.support.servers import Client, Refusal, Refused, csr, pb_id
 
 UNAVAILABLE: Final = grpc.StatusCode.UNAVAILABLE
 WORKLOAD: Final = "spiffe://example.org/workload"
@@ -28,7 +29,6 @@ class Troubled:
     def __init__(self, server: ServerProcess, admin: Client) -> None:
         self.server = server
         self.admin = admin
-        self._made = 0
 
     async def reads(self) -> None:
         """Bundle and registry are answered."""
@@ -55,21 +55,21 @@ class Troubled:
 
     async def writes(self, count: int = 1) -> str:
         """Make entries, and return the text of what refused them, empty if nothing did."""
-        entries = []
-        for _ in range(count):
-            self._made += 1
-            entries.append(
-                types_pb2.Entry(
-                    spiffe_id=pb_id(f"/w/{self._made}"),
-                    parent_id=pb_id("/parent"),
-                    selectors=[selector_pb2.Selector(type="unix", value="uid:1000")],
-                )
+        entries = [
+            types_pb2.Entry(
+                spiffe_id=pb_id(f"/{uuid4()}"),
+                parent_id=pb_id("/parent"),
+                selectors=[selector_pb2.Selector(type="unix", value="uid:1000")],
             )
-        request = entry_pb2.BatchCreateEntryRequest(entries=entries)
-        refusal = await self.admin.refusal(entry_pb2, "BatchCreateEntry", request)
-        if refusal is not None:
-            assert refusal.code is UNAVAILABLE, refusal
-            return refusal.text
+            for _ in range(count)
+        ]
+        try:
+            answer = await self.admin.call(entry_pb2, "BatchCreateEntry", entries=entries)
+        except Refused as exc:
+            if exc.refusal.code is not UNAVAILABLE:
+                raise
+            return exc.refusal.text
+        assert [result.status.code for result in answer.results] == [0] * count
         return ""
 
     async def count(self) -> int:
