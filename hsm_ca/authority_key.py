@@ -84,6 +84,7 @@ class AuthorityKey:
         self._verify = verify
         self._observers = tuple(observers)
         self._hash = hashes.SHA384() if key.type is KeyType.EC_P384 else hashes.SHA256()
+        self._ecdsa = ec.ECDSA(self._hash)
 
     def issue(self, issuance: Issuance, content: bytes, assemble: Callable[[bytes], bytes]) -> bytes:
         """Sign ``content`` and return the artefact that ``assemble`` makes with the signature.
@@ -105,13 +106,13 @@ class AuthorityKey:
 
     def _sign(self, content: bytes) -> bytes:
         if isinstance(self._private, ec.EllipticCurvePrivateKey):
-            return self._private.sign(content, ec.ECDSA(self._hash))
+            return self._private.sign(content, self._ecdsa)
         return self._private.sign(content, padding.PKCS1v15(), self._hash)
 
     def _check(self, signature: bytes, content: bytes) -> None:
         try:
             if isinstance(self.public, ec.EllipticCurvePublicKey):
-                self.public.verify(signature, content, ec.ECDSA(self._hash))
+                self.public.verify(signature, content, self._ecdsa)
             else:
                 self.public.verify(signature, content, padding.PKCS1v15(), self._hash)
         except InvalidSignature as exc:

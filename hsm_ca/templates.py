@@ -5,10 +5,12 @@ subject key identifiers by SHA-1 of the public key's bits, the first DNS name re
 A template becomes the bytes to be signed once its issuer is known.
 """
 
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha1
 from typing import Final, Self
 
@@ -66,6 +68,14 @@ _SVID_EXTENSIONS: Final = b"".join(
         extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
     )
 )
+_SKI_HEAD: Final = extension(x509.SubjectKeyIdentifier(bytes(20)), critical=False)[:-20]
+"""The extension up to the identifier, a SHA-1."""
+_V3: Final = der.explicit(0, der.integer(2))
+_SERIAL_BYTES: Final = 16
+_SERIALS_AT_ONCE: Final = 64
+_random: Final[list[bytes]] = []
+"""Random bytes for serial numbers to come: asking the kernel for each lets another thread in between."""
+os.register_at_fork(after_in_child=_random.clear)  # or a child would give out its parent's numbers
 _CA_EXTENSIONS: Final = _usage(svid=False) + extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
 
 
@@ -92,11 +102,9 @@ class Template:
         subject: x509.Name | None = None,
     ) -> Self:
         """An X509-SVID; ``subject`` replaces the usual one, and a DNS name replaces its common name."""
-        names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns_names]
-        names.append(x509.UniformResourceIdentifier(str(spiffe_id)))
         encoded = _subject(subject, dns_names)
         # RFC 5280 §4.2.1.6: critical when there is no subject to name the holder.
-        san = extension(x509.SubjectAlternativeName(names), critical=encoded == _EMPTY_NAME)
+        san = _svid_san(spiffe_id, tuple(dns_names), critical=encoded == _EMPTY_NAME)
         return cls._of(new_serial(), validity, encoded, public_key, _SVID_EXTENSIONS + san)
 
     @classmethod
@@ -117,13 +125,13 @@ class Template:
         cls, serial: int, validity: tuple[datetime, datetime], subject: bytes, public_key: PublicKey, extensions: bytes
     ) -> Self:
         key = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        ski = extension(x509.SubjectKeyIdentifier(key_identifier(public_key)), critical=False)
-        return cls(serial, *validity, subject, key, extensions + ski)
+        ski = sha1(_key_bits(public_key, key), usedforsecurity=False).digest()
+        return cls(serial, *validity, subject, key, extensions + _SKI_HEAD + ski)
 
     def to_be_signed(self, issuer: bytes, algorithm: bytes, authority_key_id: bytes) -> bytes:
         """DER of the TBSCertificate (RFC 5280 §4.1), given the issuer's name, algorithm and AKI extension."""
         return der.sequence(
-            der.explicit(0, der.integer(2)),  # v3
+            _V3,
             der.integer(self.serial),
             algorithm,
             issuer,
@@ -152,16 +160,36 @@ def signed(content: bytes, algorithm: bytes, signature: bytes) -> bytes:
 
 def new_serial() -> int:
     """A random serial number from 1 to 2^128 - 1."""
-    return secrets.randbelow(2**128 - 1) + 1
+    while True:
+        try:
+            number = int.from_bytes(_random.pop())
+        except IndexError:
+            fresh = secrets.token_bytes(_SERIAL_BYTES * _SERIALS_AT_ONCE)
+            _random.extend(fresh[at : at + _SERIAL_BYTES] for at in range(0, len(fresh), _SERIAL_BYTES))
+            continue
+        if number:
+            return number
 
 
 def key_identifier(key: PublicKey) -> bytes:
     """SHA-1 of the subjectPublicKey bits (RFC 5280 §4.2.1.2 (1)), as SPIRE sets it on every certificate."""
+    encoded = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha1(_key_bits(key, encoded), usedforsecurity=False).digest()
+
+
+def _key_bits(key: PublicKey, encoded: bytes) -> bytes:
+    """The subjectPublicKey bits of a key whose SubjectPublicKeyInfo is given."""
     if isinstance(key, ec.EllipticCurvePublicKey):
-        bits = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    else:
-        bits = key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
-    return sha1(bits, usedforsecurity=False).digest()
+        return encoded[-1 - 2 * ((key.key_size + 7) // 8) :]  # the point, uncompressed, is what stands last
+    return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+
+
+@lru_cache(maxsize=8192)
+def _svid_san(spiffe_id: SpiffeId, dns_names: tuple[str, ...], *, critical: bool) -> bytes:
+    """The extension that names the holder, which is asked for again with each renewal."""
+    names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns_names]
+    names.append(x509.UniformResourceIdentifier(str(spiffe_id)))
+    return extension(x509.SubjectAlternativeName(names), critical=critical)
 
 
 def _subject(subject: x509.Name | None, dns_names: Sequence[str]) -> bytes:

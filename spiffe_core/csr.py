@@ -22,20 +22,33 @@ def load_csr(der: bytes) -> x509.CertificateSigningRequest:
     Raises:
         InvalidCsr: if not.
     """
+    return _load(der)[0]
+
+
+def key_of_csr(der: bytes) -> PublicKey:
+    """The key of a CSR that ``load_csr`` accepts.
+
+    Raises:
+        InvalidCsr: if it does not.
+    """
+    return _load(der)[1]
+
+
+def _load(der: bytes) -> tuple[x509.CertificateSigningRequest, PublicKey]:
     if not der:
         raise InvalidCsr("missing CSR")
     if len(der) > MAX_CSR_BYTES:
         raise InvalidCsr(f"malformed CSR: longer than {MAX_CSR_BYTES} bytes")
     try:
         csr = x509.load_der_x509_csr(der)
-        key = csr.public_key()
+        found = csr.public_key()
         genuine = csr.is_signature_valid
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise InvalidCsr(f"malformed CSR: {exc}") from exc
-    check_public_key(key)
+    key = check_public_key(found)
     if not genuine:
         raise InvalidCsr("invalid CSR signature: the CSR is not signed by the key that it is for")
-    return csr
+    return csr, key
 
 
 def check_public_key(key: object) -> PublicKey:

@@ -15,7 +15,7 @@ from spiffe_core.api.convert.status import status_to_pb
 from spiffe_core.api.convert.svids import jwt_svid_to_pb, x509_svid_to_pb
 from spiffe_core.api.spire.api.server.svid.v1 import svid_pb2
 from spiffe_core.api.spire.api.types import jwtsvid_pb2
-from spiffe_core.csr import check_public_key, load_csr, names_of
+from spiffe_core.csr import check_public_key, key_of_csr, load_csr, names_of
 from spiffe_core.dns import check_dns_names
 from spiffe_core.entries import Entry, EntryId, check_workload_id
 from spiffe_core.errors import (
@@ -160,7 +160,7 @@ class SvidService:
             request = SvidRequest(
                 kind=Kind.WORKLOAD_X509_SVID,
                 spiffe_id=entry.spiffe_id,
-                public_key=check_public_key(load_csr(params.csr).public_key()),
+                public_key=key_of_csr(params.csr),
                 ttl=self._signer.x509_ttl(entry.x509_svid_ttl),
                 dns_names=entry.dns_names,
                 entry_id=entry.id,
