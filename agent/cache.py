@@ -131,7 +131,8 @@ class IdentityCache:
                 self._svids.expect(current, entry)
             concerned |= self._groups_of(current)
         self._changed(concerned)
-        self._svids.shrink(self._followed().keys(), self._index.get)
+        for entry_id in self._svids.shrink(self._followed().keys(), self._index.get):
+            self._changed(self._groups_of(self._index.get(entry_id)))
 
     def refuse(self, entry_id: EntryId, monotonic: float) -> None:
         """The server gives no SVID for an entry now."""

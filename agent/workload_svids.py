@@ -128,15 +128,13 @@ class WorkloadSvids:
         """Whatever was refused may be tried again now."""
         self._refused.clear()
 
-    def shrink(self, followed: Collection[EntryId], entry_of: Callable[[EntryId], Entry | None]) -> int:
-        """Let SVIDs go that nobody follows until there is room; how many went."""
-        surplus = len(self._held) - self._room
-        if surplus <= 0:
-            return 0
-        going = [key for key in self._held if key not in followed][:surplus]
+    def shrink(self, followed: Collection[EntryId], entry_of: Callable[[EntryId], Entry | None]) -> list[EntryId]:
+        """Let SVIDs go that nobody follows until there is room; their entries."""
+        surplus = max(len(self._held) - self._room, 0)
+        going = list(islice((key for key in self._held if key not in followed), surplus))
         for key in going:
             self._let_go(key, entry_of(key))
-        return len(going)
+        return going
 
     def drop(self, is_bad: Callable[[WorkloadSvid], bool], entry_of: Callable[[EntryId], Entry | None]) -> set[EntryId]:
         """Let the SVIDs go of which that is true; their entries."""
