@@ -161,7 +161,6 @@ class BundleService:
             error: SpiffeError | None = None
             try:
                 trust_domain = self._foreign(name, "removing the bundle for the server trust domain is not allowed")
-                name = trust_domain.name  # noqa: PLW2901  answered as a name, also when asked by ID
                 await self._database.run(partial(self._bundles.delete, trust_domain, mode))
             except NotFound:
                 error = NotFound("bundle not found")

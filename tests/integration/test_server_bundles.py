@@ -320,7 +320,7 @@ async def test_a_batch_of_deletions_has_an_outcome_for_each(federated):
     invalid = code(StatusCode.INVALID_ARGUMENT)
     results = await delete(federated, "spiffe://fourth.test", TD.name, "unknown.test", "A", "fourth.test")
     assert results[:3] == [
-        ("fourth.test", *OK),
+        ("spiffe://fourth.test", *OK),
         (TD.name, invalid, "removing the bundle for the server trust domain is not allowed"),
         ("unknown.test", code(StatusCode.NOT_FOUND), "bundle not found"),
     ]

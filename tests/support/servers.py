@@ -35,7 +35,7 @@ from spiffe_core.entries import Entry
 from spiffe_core.errors import DenialReason
 from spiffe_core.ids import SpiffeId, TrustDomain, server_id
 from spiffe_core.runtime.block import Block
-from spiffe_core.runtime.clock import unix
+from spiffe_core.runtime.clock import Clock, unix
 from spiffe_core.runtime.dial import Dialer
 from spiffe_core.runtime.files import private_folder
 from spiffe_core.runtime.levels import SharedLevelSwitch
@@ -230,16 +230,18 @@ async def serving(
     *,
     plugins: str = 'NodeAttestor "join_token" {}',
     trust_domain: str = TD.name,
+    clock: Clock | None = None,
     ready: bool = True,
 ) -> AsyncIterator[Served]:
     """Serve with these keys of the ``server`` block and these blocks beside it.
 
-    With ``ready`` false there is neither an authority nor an SVID of the server yet.
+    With ``ready`` false there is neither an authority nor an SVID of the server yet.  Without a clock it is one
+    that stands still.
     """
     async with contextlib.AsyncExitStack() as resources:
         folder = resources.enter_context(private_folder())
         config = _config(folder, server, rest, plugins, trust_domain)
-        clock = FakeClock()
+        clock = clock or FakeClock()
         limits = RateLimits(monotonic=clock.monotonic)
         resources.callback(limits.close)
         shared = SharedOfOne(
@@ -257,7 +259,7 @@ async def serving(
         resources.push_async_callback(parts.endpoints.stop, 0.0)
         channel = grpc.aio.insecure_channel(f"unix:{config.socket_path}", [("grpc.use_local_subchannel_pool", 1)])
         resources.push_async_callback(channel.close)
-        yield Served(config, parts, shared, clock, resources, target, Client(channel))
+        yield Served(config, parts, shared, cast("FakeClock", clock), resources, target, Client(channel))
 
 
 async def bring_up(parts: Parts) -> None:
