@@ -35,12 +35,8 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[ServiceDescriptor
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        tuple(
-            grpc.method_handlers_generic_handler(f"{package}.ServerReflection", {_METHOD: handler})
-            for package in (_ALPHA, _STABLE)
-        )
-    )
+    for package in (_ALPHA, _STABLE):
+        server.add_registered_method_handlers(f"{package}.ServerReflection", {_METHOD: handler})
 
 
 def _add(pool: DescriptorPool, name: str) -> None:
