@@ -11,5 +11,5 @@ From the C interface upwards::
     keys       a key as ``cryptography`` sees it
     manager    the key manager; ``config`` and ``uri`` say what it is told
 
-The names of attributes and mechanisms are python-pkcs11's; the calls are ours (docs/adr/0003).
+The names of attributes and mechanisms are python-pkcs11's; the calls are ours (docs/adr/0005).
 """
