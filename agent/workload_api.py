@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
+import structlog
+
 from agent.answers import Answers
 from agent.gate import Call
 from agent.identities import Identities, Selectors, WorkloadState
@@ -36,10 +38,10 @@ from spiffe_core.ids import SpiffeId, TrustDomain
 from spiffe_core.jwtsvid import verify_jwt_svid
 from spiffe_core.runtime.clock import Clock
 from spiffe_core.runtime.levels import Level
-from spiffe_core.runtime.log import get_logger
+from spiffe_core.runtime.log import process_log
 from spiffe_core.runtime.rpc import Send
 
-log: Final = get_logger(subsystem_name="endpoints")
+log: Final = structlog.get_logger(subsystem_name="endpoints")
 
 
 class WorkloadApi:
@@ -187,7 +189,7 @@ class WorkloadApi:
             call.failure = "Could not fetch JWT-SVID"
             call.facts.update(registered=True, spiffe_id=str(entry.spiffe_id))
             raise Unavailable(f"could not fetch JWT-SVID: {exc}") from exc
-        if log.enabled(Level.DEBUG):
+        if process_log.level.current >= Level.DEBUG:
             ttl = (svid.expires_at - self._clock.now()).total_seconds()
             log.debug("Fetched JWT SVID", **call.log_fields(), registered=True, spiffe_id=str(svid.id), ttl=ttl)
         return workload_pb2.JWTSVID(spiffe_id=str(entry.spiffe_id), svid=svid.token, hint=entry.hint)
@@ -204,7 +206,7 @@ class WorkloadApi:
         return any(text == prefix or text.startswith(f"{prefix}:") for prefix in self._loggable)
 
     def _log_x509_svids(self, call: Call, state: WorkloadState) -> None:
-        if not log.enabled(Level.DEBUG):
+        if process_log.level.current < Level.DEBUG:
             return
         fields = {**call.log_fields(), "registered": True, "count": len(state.identities)}
         for identity in state.identities:

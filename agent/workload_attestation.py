@@ -10,16 +10,18 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+import structlog
+
 from agent.identities import Selectors
 from agent.workload_attestors.base import WorkloadAttestor
 from spiffe_core.entries import Selector
 from spiffe_core.errors import SpiffeError, Unavailable
 from spiffe_core.runtime.levels import Level
-from spiffe_core.runtime.log import get_logger
+from spiffe_core.runtime.log import process_log
 from spiffe_core.runtime.metrics import Metrics
 from spiffe_core.runtime.peers import PeerProcess
 
-log: Final = get_logger(subsystem_name="workload_attestor")
+log: Final = structlog.get_logger(subsystem_name="workload_attestor")
 
 
 class WorkloadAttestation:
@@ -48,7 +50,7 @@ class WorkloadAttestation:
         if len(told) < len(answers):
             log.error("Failed to collect all selectors", pid=process.pid)
         selectors = frozenset().union(*told)
-        if log.enabled(Level.DEBUG):
+        if process_log.level.current >= Level.DEBUG:
             log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
         return selectors
 

@@ -1,6 +1,7 @@
 """What the Workload API checks of a call before it answers, and in which order."""
 
 import asyncio
+import os
 from typing import Final
 
 import grpc
@@ -11,6 +12,8 @@ from grpc import StatusCode
 from agent.config import Experimental, RateLimit
 from spiffe_core.api import workload_pb2
 from spiffe_core.errors import Internal
+from spiffe_core.runtime.levels import Level, LevelSwitch
+from spiffe_core.runtime.log import process_log
 from tests.support.clock import FakeClock
 from tests.support.workloads import HEADER, ME, METHODS, FakeAttestor, calling, refused, serving
 
@@ -199,3 +202,24 @@ async def test_a_call_waits_while_the_agent_has_no_svid_yet_and_is_unavailable_w
         await served.endpoints.stop(0.1)
         async with refused(StatusCode.UNAVAILABLE, "the agent is stopping"):
             await first
+
+
+async def test_what_is_given_to_whom_is_logged_for_who_debugs_and_no_secret_with_it():
+    async with serving() as served, calling(served.socket) as caller:
+        served.identities.add("/workload", ME)
+        usual, process_log.level = process_log.level, LevelSwitch(Level.DEBUG)
+        try:
+            with structlog.testing.capture_logs() as logs:
+                [svid] = (await caller.first("FetchX509SVID")).svids
+                [token] = (await caller.call("FetchJWTSVID", JWT)).svids
+        finally:
+            process_log.level = usual
+    lines = {line["event"]: line for line in logs}
+    assert lines["PID attested to have selectors"]["pid"] == os.getpid()
+    assert ME in lines["PID attested to have selectors"]["selectors"]
+    for event, method in (("Fetched X.509 SVID", "FetchX509SVID"), ("Fetched JWT SVID", "FetchJWTSVID")):
+        line = lines[event]
+        assert (line["method"], line["spiffe_id"], line["registered"]) == (method, svid.spiffe_id, True)
+        assert line["ttl"] > 0
+    assert token.svid.rpartition(".")[2] not in str(logs)
+    assert str(svid.x509_svid_key)[2:60] not in str(logs)
