@@ -131,7 +131,14 @@ until_it_works() {
 }
 
 # After a failure: in which step, and the end of the logs of what was started.
-show_logs() {
+explain() {
+    case $1 in
+    0) return ;;
+    130 | 143)
+        printf '\nInterrupted; cleaning up.\n' >&2
+        return
+        ;;
+    esac
     printf '\n%sFailed%s in step %s, %s.\n' "$bold" "$plain" "$step_number" "$step_title" >&2
     for name in $started; do
         if [ -s "$DEMO_STATE/$name.log" ]; then

@@ -11,7 +11,7 @@ DEMO_AGENT_SOCKET=$DEMO_STATE/agent/public/api.sock
 finish() {
     code=$?
     trap - EXIT INT TERM HUP
-    [ "$code" -eq 0 ] || show_logs
+    explain "$code"
     stop agent
     stop server
     rm -rf "$DEMO_STATE"

@@ -13,7 +13,7 @@ finish() {
     code=$?
     trap - EXIT INT TERM HUP
     if [ "$code" -ne 0 ]; then
-        show_logs
+        explain "$code"
         stop agent
         stop server
     fi

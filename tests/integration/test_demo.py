@@ -131,6 +131,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing(checkout, tmp_path):
             assert demo.wait(60) == 143
         finally:
             end_group(demo)
+    assert log.read_text().endswith("\nInterrupted; cleaning up.\n")
     state = state_of(log.read_text())
     assert not state.exists()
     assert processes_of(state) == []
