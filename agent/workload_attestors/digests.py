@@ -44,7 +44,8 @@ class Digests:
     def __init__(self) -> None:
         self._kept: dict[_Content, str] = {}
         self._read: dict[_Content, asyncio.Task[str]] = {}
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="digest")
+        self._asked: set[asyncio.Task[str]] = set()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="digests")
 
     async def of(self, path: str, limit: int) -> str:
         """The digest of the file at ``path``, in hexadecimal; ``limit`` bytes are the most, 0 for any length.
@@ -52,31 +53,29 @@ class Digests:
         Raises:
             Internal: if the file cannot be read, or is longer.
         """
+        # A caller that gives up leaves this task to close what it has opened.
+        task = asyncio.get_running_loop().create_task(self._of(path, limit))
+        self._asked.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Begin to read nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _of(self, path: str, limit: int) -> str:
         loop = asyncio.get_running_loop()
         try:
             descriptor, content = await loop.run_in_executor(self._threads, _open, path)
+            if content in self._kept or content in self._read or 0 < limit < content.size:
+                os.close(descriptor)
+            else:
+                self._read[content] = loop.create_task(self._digest(descriptor, content))
+            if 0 < limit < content.size:
+                raise Internal(f"SHA256 digest: workload {path} exceeds size limit ({content.size} > {limit})")
+            return self._kept[content] if content in self._kept else await self._read[content]
         except OSError as exc:
-            raise Internal(f"SHA256 digest: open {path}: {exc.strerror}") from exc
-        if 0 < limit < content.size:
-            os.close(descriptor)
-            raise Internal(f"SHA256 digest: workload {path} exceeds size limit ({content.size} > {limit})")
-        if content in self._kept:
-            os.close(descriptor)
-            return self._kept[content]
-        if content in self._read:
-            os.close(descriptor)
-        else:
-            self._read[content] = loop.create_task(self._digest(descriptor, content))
-        try:
-            return await asyncio.shield(self._read[content])  # the others wait for it too
-        except OSError as exc:
-            raise Internal(f"SHA256 digest: read {path}: {exc.strerror}") from exc
-
-    def close(self) -> None:
-        """Read nothing more."""
-        for task in self._read.values():
-            task.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+            raise Internal(f"SHA256 digest: {path}: {exc.strerror}") from exc
 
     async def _digest(self, descriptor: int, content: _Content) -> str:
         try:
@@ -88,6 +87,11 @@ class Digests:
                 del self._kept[next(iter(self._kept))]
             self._kept[content] = digest
         return digest
+
+    def _ended(self, task: asyncio.Task[str]) -> None:
+        self._asked.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller, if he is still there, has it too
 
 
 def _open(path: str) -> tuple[int, _Content]:

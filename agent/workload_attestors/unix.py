@@ -77,8 +77,9 @@ class UnixAttestor:
         return values
 
     def close(self) -> None:
-        """Stop reading programs."""
-        self._digests.close()
+        """Begin to look up and read nothing more."""
+        for one in (self._users, self._groups, self._digests):
+            one.close()
 
 
 def _ids(path: str) -> _Ids:

@@ -123,7 +123,10 @@ async def test_a_status_without_ids_fails_the_attestor(tmp_path, status):
 
 
 async def test_a_program_that_cannot_be_read_fails_the_attestor(tmp_path):
-    with proc(tmp_path, exe=tmp_path / "gone") as attestor, pytest.raises(Internal, match="SHA256 digest: open"):
+    with (
+        proc(tmp_path, exe=tmp_path / "gone") as attestor,
+        pytest.raises(Internal, match=r"SHA256 digest: .*/7/exe: No such file or directory"),
+    ):
         await attestor.attest(process(7))
 
 
@@ -225,6 +228,20 @@ async def test_callers_that_ask_for_one_program_at_once_wait_for_one_reading():
     answers = await asyncio.gather(*(digests.of(path, 0) for _ in range(30)))
     assert len(set(answers)) == 1
     assert not digests._read
+    digests.close()
+
+
+async def test_a_caller_that_gives_up_leaves_no_descriptor_open():
+    digests = Digests()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  only how many
+    for moment in range(40):
+        asking = asyncio.ensure_future(digests.of(str(PROGRAM), 0))
+        for _ in range(moment % 4):
+            await asyncio.sleep(0)
+        asking.cancel()
+    while digests._asked or digests._read:  # noqa: ASYNC110  nobody tells
+        await asyncio.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
     digests.close()
 
 
