@@ -21,7 +21,15 @@ from agent.own_keys import OwnKeys, identity_of
 from agent.rotation import Rotation
 from agent.state import StateFile
 from spiffe_core.bundle import Bundle
-from spiffe_core.errors import DenialReason, Denied, FailedPrecondition, SpiffeError, Unavailable
+from spiffe_core.errors import (
+    DenialReason,
+    Denied,
+    FailedPrecondition,
+    Internal,
+    ResourceExhausted,
+    SpiffeError,
+    Unavailable,
+)
 from spiffe_core.runtime.clock import Clock
 from spiffe_core.runtime.tasks import Backoff
 from spiffe_core.runtime.tls import HardwareIdentity, TlsIdentity
@@ -152,7 +160,7 @@ class AgentSvid:
             async with self._changing:
                 if used is self._credentials:
                     await self._attest_again()
-        except Unavailable as exc:
+        except (Unavailable, ResourceExhausted, Internal) as exc:
             log.error("Agent failed re-attestation; will try again", error=str(exc))  # noqa: TRY400
         except SpiffeError as exc:
             log.error(  # noqa: TRY400  the text says what is wrong

@@ -239,8 +239,13 @@ class ServerClient:
             raise Internal(f"server gave a malformed JWT-SVID: {exc}") from exc
 
     def _failure(self, error: SpiffeError) -> SpiffeError:
-        """A server that was not reached may be one that the bundle does not vouch for."""
-        return UntrustedServer(str(error)) if isinstance(error, Unavailable) and self._dialer.untrusted else error
+        """Of a server that was not reached the dialler knows more, such as that the bundle does not vouch for it."""
+        if not isinstance(error, Unavailable):
+            return error
+        text, reason = str(error), self._dialer.last_error
+        if reason and reason not in text:
+            text = f"{text}: {reason}"
+        return UntrustedServer(text) if self._dialer.untrusted else Unavailable(text)
 
     def _agent_chain(self, pb: X509SVID, csr: bytes) -> Chain:
         try:

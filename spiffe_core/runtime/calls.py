@@ -7,7 +7,7 @@ reason of a refusal that travels in the status details.  The text is the one tha
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -88,6 +88,8 @@ class Calls:
             yield Conversation(call)
         except grpc.aio.AioRpcError as exc:
             raise self._failure(error_of(exc)) from None
+        except Unavailable as exc:
+            raise self._failure(exc) from None
         finally:
             call.cancel()
 
@@ -100,8 +102,13 @@ class Conversation(Generic[M]):
 
     async def ask(self, request: Message) -> M:
         """Send a request and wait for the answer to it."""
-        with suppress(asyncio.InvalidStateError):  # the call has ended already: reading says with what
+        try:
             await self._call.write(request)
+        except asyncio.InvalidStateError:
+            return await self.read()  # the call has ended already: this says with what
+        except grpc.aio.AioRpcError as exc:
+            # grpcio calls it an internal error, and forgets whatever the other side has said.
+            raise Unavailable("the connection ended while a request was sent") from exc
         return await self.read()
 
     async def read(self) -> M:
