@@ -6,6 +6,7 @@ A template becomes the bytes to be signed once its issuer is known.
 """
 
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ SVID_SUBJECT: Final = x509.Name(
     ]
 )
 """Subject of every SVID (SPIRE's)."""
-_SVID_SUBJECT_DER: Final = SVID_SUBJECT.public_bytes()
 _EMPTY_NAME: Final = x509.Name([]).public_bytes()
-_COMMON_NAME: Final = bytes.fromhex("0603550403")  # id-at-commonName
+_PRINTABLE: Final = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
+_SET: Final = 0x31
 _EXTENSION_REQUEST: Final = bytes.fromhex("06092a864886f70d01090e")  # RFC 2985 §5.4.2
 
 
@@ -42,6 +43,21 @@ def extension(value: x509.ExtensionType, *, critical: bool) -> bytes:
     oid = bytes((0x06, 0x03, 0x55, 0x1D, int(value.oid.dotted_string.removeprefix("2.5.29."))))
     flag = b"\x01\x01\xff" if critical else b""  # DER leaves the default, FALSE, out
     return der.sequence(oid, flag, der.octet_string(value.public_bytes()))
+
+
+def encoded_name(name: x509.Name) -> bytes:
+    """DER of a name from the arc id-at (2.5.4), with the string types that Go chooses: printable if it can be."""
+    sets = (sorted(_attribute(one.oid, str(one.value)) for one in rdn) for rdn in name.rdns)
+    return der.sequence(*(der.tagged(_SET, b"".join(attributes)) for attributes in sets))
+
+
+def _attribute(oid: x509.ObjectIdentifier, value: str) -> bytes:
+    tag = 0x13 if _PRINTABLE.fullmatch(value) else 0x0C  # PrintableString or UTF8String
+    kind = bytes((0x06, 0x03, 0x55, 0x04, int(oid.dotted_string.removeprefix("2.5.4."))))
+    return der.sequence(kind, der.tagged(tag, value.encode()))
+
+
+_SVID_SUBJECT_DER: Final = encoded_name(SVID_SUBJECT)
 
 
 def _usage(*, svid: bool) -> bytes:
@@ -90,6 +106,8 @@ class Template:
     public_key: bytes
     """SubjectPublicKeyInfo."""
     extensions: bytes
+    alternative_name: bytes
+    """The extension that comes after the authority key identifier, where Go has it."""
 
     @classmethod
     def svid(
@@ -105,7 +123,7 @@ class Template:
         encoded = _subject(subject, dns_names)
         # RFC 5280 §4.2.1.6: critical when there is no subject to name the holder.
         san = _svid_san(spiffe_id, tuple(dns_names), critical=encoded == _EMPTY_NAME)
-        return cls._of(new_serial(), validity, encoded, public_key, _SVID_EXTENSIONS + san)
+        return cls._of(new_serial(), validity, encoded, public_key, _SVID_EXTENSIONS, san)
 
     @classmethod
     def ca(
@@ -117,16 +135,22 @@ class Template:
         and a path is found without trial.
         """
         serial = new_serial()
-        name = subject.name(str(serial)).public_bytes()
-        return cls._of(serial, validity, name, public_key, _CA_EXTENSIONS + _trust_domain_san(trust_domain))
+        name = encoded_name(subject.name(str(serial)))
+        return cls._of(serial, validity, name, public_key, _CA_EXTENSIONS, _trust_domain_san(trust_domain))
 
     @classmethod
     def _of(
-        cls, serial: int, validity: tuple[datetime, datetime], subject: bytes, public_key: PublicKey, extensions: bytes
+        cls,
+        serial: int,
+        validity: tuple[datetime, datetime],
+        subject: bytes,
+        public_key: PublicKey,
+        extensions: bytes,
+        alternative_name: bytes,
     ) -> Self:
         key = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         ski = sha1(_key_bits(public_key, key), usedforsecurity=False).digest()
-        return cls(serial, *validity, subject, key, extensions + _SKI_HEAD + ski)
+        return cls(serial, *validity, subject, key, extensions + _SKI_HEAD + ski, alternative_name)
 
     def to_be_signed(self, issuer: bytes, algorithm: bytes, authority_key_id: bytes) -> bytes:
         """DER of the TBSCertificate (RFC 5280 §4.1), given the issuer's name, algorithm and AKI extension."""
@@ -138,16 +162,16 @@ class Template:
             der.sequence(der.time(self.not_before), der.time(self.not_after)),
             self.subject,
             self.public_key,
-            der.explicit(3, der.sequence(self.extensions, authority_key_id)),
+            der.explicit(3, der.sequence(self.extensions, authority_key_id, self.alternative_name)),
         )
 
 
 def ca_request(trust_domain: TrustDomain, public_key: PublicKey, subject: CaSubject) -> bytes:
     """DER of the CertificationRequestInfo (RFC 2986 §4.1) by which an upstream authority is asked for a CA."""
-    wanted = der.sequence(_EXTENSION_REQUEST, der.tagged(0x31, der.sequence(_trust_domain_san(trust_domain))))
+    wanted = der.sequence(_EXTENSION_REQUEST, der.tagged(_SET, der.sequence(_trust_domain_san(trust_domain))))
     return der.sequence(
         der.integer(0),
-        subject.name().public_bytes(),
+        encoded_name(subject.name()),
         public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
         der.tagged(0xA0, wanted),
     )
@@ -195,13 +219,15 @@ def _svid_san(spiffe_id: SpiffeId, dns_names: tuple[str, ...], *, critical: bool
 def _subject(subject: x509.Name | None, dns_names: Sequence[str]) -> bytes:
     if subject is None and not dns_names:
         return _SVID_SUBJECT_DER
-    name = SVID_SUBJECT if subject is None else subject
+    name = _SVID_SUBJECT_DER
+    if subject is not None:
+        others = [one for one in subject if one.oid != NameOID.COMMON_NAME or not dns_names]
+        name = x509.Name(others).public_bytes()
     if dns_names:
-        others = x509.Name([attribute for attribute in name if attribute.oid != NameOID.COMMON_NAME])
         # A DNS name may be longer than the 64 characters of a common name; SPIRE repeats it all the same.
-        common_name = der.sequence(_COMMON_NAME, der.tagged(0x0C, dns_names[0].encode()))
-        return der.sequence(der.content(others.public_bytes()), der.tagged(0x31, common_name))
-    return name.public_bytes()
+        common_name = der.tagged(_SET, _attribute(NameOID.COMMON_NAME, dns_names[0]))
+        name = der.sequence(der.content(name), common_name)
+    return name
 
 
 def _trust_domain_san(trust_domain: TrustDomain) -> bytes:

@@ -144,7 +144,7 @@ def test_a_dns_name_of_more_than_64_characters_is_a_common_name_too():
     name = "a" * 60 + ".example.test"
     der = ISSUER.issue(svid_request(dns_names=(name,)), NOW).chain[0]
     # To read it as a name is to be warned of it: what is looked for is the attribute's DER.
-    assert b"\x06\x03\x55\x04\x03\x0c" + bytes([len(name)]) + name.encode() in der
+    assert b"\x06\x03\x55\x04\x03\x13" + bytes([len(name)]) + name.encode() in der
     x509.load_der_x509_certificate(der).verify_directly_issued_by(ISSUER.certificate)
 
 
@@ -183,10 +183,35 @@ def test_a_key_is_identified_by_the_sha_1_of_its_bits(key):
     assert not critical
 
 
-def test_an_svid_has_six_extensions_and_is_version_3():
-    certificate = leaf()
+@pytest.mark.parametrize("dns_names", [(), ("a.test",)], ids=["plain", "dns"])
+def test_extensions_are_these_in_gos_order_and_the_version_is_3(dns_names):
+    certificate = leaf(dns_names=dns_names)
     assert certificate.version is x509.Version.v3
-    assert len(list(certificate.extensions)) == 6
+    assert [type(extension.value) for extension in certificate.extensions] == [
+        x509.KeyUsage,
+        x509.ExtendedKeyUsage,
+        x509.BasicConstraints,
+        x509.SubjectKeyIdentifier,
+        x509.AuthorityKeyIdentifier,
+        x509.SubjectAlternativeName,
+    ]
+    assert [type(extension.value) for extension in ISSUER.certificate.extensions] == [
+        x509.KeyUsage,
+        x509.BasicConstraints,
+        x509.SubjectKeyIdentifier,
+        x509.SubjectAlternativeName,
+    ]
+
+
+def test_names_are_printable_strings_where_they_can_be_as_go_writes_them():
+    der = leaf().public_bytes(Encoding.DER)
+    assert bytes.fromhex("301d310b3009060355040613025553310e300c060355040a13055350495245") in der
+    odd = authority(subject=CaSubject(organization=("A*C & Co",), common_name="Größe")).certificate
+    der = odd.public_bytes(Encoding.DER)
+    assert b"\x55\x04\x0a\x0c\x08A*C & Co" in der
+    assert b"\x55\x04\x03\x0c\x07" + "Größe".encode() in der
+    assert b"\x55\x04\x06\x13\x02US" in der
+    assert odd.subject == odd.issuer
 
 
 # -- lifetimes and serial numbers
