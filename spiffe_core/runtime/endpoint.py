@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -12,7 +12,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from spiffe_core.runtime.admission import Admission
 from spiffe_core.runtime.files import private_folder
 from spiffe_core.runtime.frontdoor import FrontDoor, Limits
-from spiffe_core.runtime.rpc import Gate, handler_of
+from spiffe_core.runtime.grpc_server import GrpcServer
+from spiffe_core.runtime.rpc import Gate, handlers_of
 
 C = TypeVar("C")
 
@@ -34,16 +35,16 @@ class Endpoint:
         self._resources = ExitStack()
         backend = self._resources.enter_context(private_folder()) / "grpc"
         self.door = FrontDoor(admission=admission, backend=backend, limits=limits or Limits())
-        self._server = grpc.aio.server(options=(*_ALWAYS, *options))
+        self._server = GrpcServer((*_ALWAYS, *options))
         self._server.add_insecure_port(f"unix:{backend}")
 
     def add(self, service: ServiceDescriptor, servicer: object, gate: Gate[C]) -> None:
-        """Serve the RPCs that ``servicer`` has."""
-        self._server.add_generic_rpc_handlers((handler_of(service, servicer, gate),))
+        """Serve the RPCs that ``servicer`` has; the others are UNIMPLEMENTED."""
+        self._server.add_registered_method_handlers(service.full_name, handlers_of(service, servicer, gate))
 
     def extend(self, register: Callable[[grpc.aio.Server], None]) -> None:
         """Let a library add what it offers to the gRPC server, such as reflection."""
-        register(self._server)
+        register(cast("grpc.aio.Server", self._server))
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Serve the listening sockets, which belong to this endpoint from now on."""

@@ -72,14 +72,15 @@ def code_of(error: SpiffeError) -> StatusCode:
     return StatusCode.UNKNOWN
 
 
-def handler_of(service: ServiceDescriptor, servicer: object, gate: Gate[C]) -> "grpc.GenericRpcHandler":
-    """The methods that ``servicer`` has, of those that ``service`` describes; the others are UNIMPLEMENTED."""
-    handlers = {
+def handlers_of(
+    service: ServiceDescriptor, servicer: object, gate: Gate[C]
+) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+    """Handlers of the methods that ``servicer`` has, of those that ``service`` describes, by name."""
+    return {
         method.name: _method_handler(method, getattr(servicer, method.name), gate)
         for method in methods_of(service)
         if hasattr(servicer, method.name)
     }
-    return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
 def _method_handler(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import struct
 import sys
@@ -19,45 +20,31 @@ from tests.support.houses import PREFACE_AND_SETTINGS, House, ask, nothing_left,
 from tests.support.loops import on_both_loops
 
 CONNECT_AND_WAIT = """
-import socket, sys
+import os, signal, socket, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect(sys.argv[1])
 connection.sendall(bytes.fromhex(sys.argv[2]))
 connection.recv(1)
-print("spoken", flush=True)
-sys.stdin.read()
-"""
-"""A client in a process of its own; it ends when its input does."""
-
-CONNECT_AND_PASS_ON = """
-import os, socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect(sys.argv[1])
-connection.sendall(bytes.fromhex(sys.argv[2]))
-connection.recv(1)
-if os.fork():
+if "heir" in sys.argv and os.fork():
     os._exit(0)
-print("heir", flush=True)
-sys.stdin.read()
+print(os.getpid(), flush=True)
+signal.pause()
 """
-"""The same, but the process that connected ends and its child keeps the connection open."""
+"""A client in a process of its own.  With an heir, the process that connects ends; its child keeps the connection."""
 
 
 @contextlib.asynccontextmanager
-async def process(code: str, house: House) -> AsyncIterator[asyncio.subprocess.Process]:
-    arguments = (sys.executable, "-c", code, house.socket_path, PREFACE_AND_SETTINGS.hex())
-    pipe = asyncio.subprocess.PIPE
-    running = await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe)
+async def process(house: House, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    arguments = (sys.executable, "-c", CONNECT_AND_WAIT, house.socket_path, PREFACE_AND_SETTINGS.hex(), *words)
+    running = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+    assert running.stdout is not None
+    async with asyncio.timeout(15):
+        holder = int(await running.stdout.readline())
     try:
-        assert running.stdout is not None
-        async with asyncio.timeout(15):
-            assert await running.stdout.readline() != b""
         yield running
     finally:
-        assert running.stdin is not None
-        running.stdin.close()
+        os.kill(holder, signal.SIGKILL)
         await running.wait()
-        await running.stdout.read()  # an heir holds it open until it ends too
 
 
 @on_both_loops
@@ -86,7 +73,7 @@ async def test_a_local_peer_has_no_host_and_no_chain():
 
 @on_both_loops
 async def test_another_process_is_told_from_this_one():
-    async with House().open(local=True) as house, nothing_left(house), process(CONNECT_AND_WAIT, house) as client:
+    async with House().open(local=True) as house, nothing_left(house), process(house) as client:
         [peer] = house.door._peers._by_name.values()
         assert peer.process is not None
         assert peer.process.pid == client.pid
@@ -98,14 +85,13 @@ async def test_a_process_that_has_ended_is_nobody_though_its_connection_lives_on
     async with (
         House().open(local=True) as house,
         nothing_left(house),
-        process(CONNECT_AND_PASS_ON, house) as client,
+        process(house, "heir") as client,
     ):
-        await client.wait()
         [peer] = house.door._peers._by_name.values()
         assert peer.process is not None
         assert peer.process.pid == client.pid
         with pytest.raises(Unauthenticated, match=f"process {client.pid} has ended"):
-            peer.process.check_alive()
+            await until(peer.process.check_alive)
 
 
 @on_both_loops

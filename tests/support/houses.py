@@ -28,6 +28,8 @@ PREFACE_AND_SETTINGS: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0,
 CHUNK: Final = 256 * 1024
 """Bytes of one message of ``Download``."""
 
+_AWAITING_CALLS: Final = {"_request_call", "_request_registered_call"}
+
 UNLIMITED: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
@@ -230,9 +232,9 @@ def descriptors() -> int:
 
 
 def tasks() -> set[asyncio.Task[Any]]:
-    """The other tasks of the loop; that in which grpcio awaits the next call, a new one each time, does not count."""
+    """The other tasks of the loop; those in which grpcio awaits the next calls, new ones each time, do not count."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
-    return {task for task in others if getattr(task.get_coro(), "__name__", "") != "_request_call"}
+    return {task for task in others if getattr(task.get_coro(), "__name__", "") not in _AWAITING_CALLS}
 
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
