@@ -89,15 +89,20 @@ def _ids(path: str) -> _Ids:
             text = file.read(1 << 20)
     except OSError as exc:
         raise Internal(f"UIDs lookup: open {path}: {exc.strerror}") from exc
-    lines = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
     try:
         return _Ids(
-            uid=int(lines[b"Uid"].split()[1]),  # real, effective, saved, of the file system
-            gid=int(lines[b"Gid"].split()[1]),
-            groups=tuple(int(gid) for gid in lines[b"Groups"].split()),
+            uid=_numbers(text, b"Uid")[1],  # real, effective, saved, of the file system
+            gid=_numbers(text, b"Gid")[1],
+            groups=_numbers(text, b"Groups"),
         )
-    except (KeyError, IndexError, ValueError) as exc:
+    except (IndexError, ValueError) as exc:
         raise Internal(f"UIDs lookup: {path} does not say whose the process is") from exc
+
+
+def _numbers(text: bytes, name: bytes) -> tuple[int, ...]:
+    """The numbers in the line of that name; what a process chose itself, its own name, is escaped in one line."""
+    begin = text.index(b"\n%b:" % name) + len(name) + 2
+    return tuple(map(int, text[begin : text.index(b"\n", begin)].split()))
 
 
 def _target(link: str) -> str:

@@ -75,7 +75,7 @@ async def test_the_effective_ids_are_told_with_their_names_as_far_as_they_have_o
 
 
 async def test_ids_without_names_are_told_alone(tmp_path):
-    with proc(tmp_path, "Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n") as attestor:
+    with proc(tmp_path, "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n") as attestor:
         assert await attestor.attest(process(7)) == ["uid:2", "gid:6"]
 
 
@@ -115,7 +115,14 @@ async def test_a_process_that_is_gone_fails_the_attestor(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "status", ["", "Uid:\t1\nGid:\t1\t2\nGroups:\t", "Uid:\tx\ty\nGid:\t1\t2\nGroups:\t"], ids=repr
+    "status",
+    [
+        "",
+        "Name:\tx\nUid:\t1\nGid:\t1\t2\nGroups:\t\n",
+        "Name:\tx\nUid:\tx\ty\nGid:\t1\t2\nGroups:\t\n",
+        "Name:\tx\nUid:\t1\t2\nGid:\t1\t2\nGroups:\t",
+    ],
+    ids=["empty", "one number", "no numbers", "cut off"],
 )
 async def test_a_status_without_ids_fails_the_attestor(tmp_path, status):
     with proc(tmp_path, status) as attestor, pytest.raises(Internal, match="does not say whose the process is"):
@@ -143,6 +150,16 @@ async def test_this_very_process_is_told_as_it_is():
     }
     name = user_name(os.geteuid())
     assert (f"user:{name}" in values) == (name is not None)
+
+
+async def test_a_process_cannot_name_itself_into_another_user():
+    comm = Path(f"/proc/{os.getpid()}/comm")
+    usual = comm.read_bytes()
+    comm.write_bytes(b"x\nUid:\t7\t7")
+    try:
+        assert (await UnixAttestor().attest(process(os.getpid())))[0] == f"uid:{os.geteuid()}"
+    finally:
+        comm.write_bytes(usual.strip())
 
 
 @privileged
