@@ -152,14 +152,22 @@ async def test_this_very_process_is_told_as_it_is():
     assert (f"user:{name}" in values) == (name is not None)
 
 
-async def test_a_process_cannot_name_itself_into_another_user():
+@contextmanager
+def named(name: bytes) -> Iterator[None]:
+    """This process calls itself so."""
     comm = Path(f"/proc/{os.getpid()}/comm")
-    usual = comm.read_bytes()
-    comm.write_bytes(b"x\nUid:\t7\t7")
+    usual = comm.read_bytes().strip()
+    comm.write_bytes(name)
     try:
-        assert (await UnixAttestor().attest(process(os.getpid())))[0] == f"uid:{os.geteuid()}"
+        yield
     finally:
-        comm.write_bytes(usual.strip())
+        comm.write_bytes(usual)
+
+
+async def test_a_process_cannot_name_itself_into_another_user():
+    with named(b"x\nUid:\t7\t7"):
+        values = await UnixAttestor().attest(process(os.getpid()))
+    assert values[0] == f"uid:{os.geteuid()}"
 
 
 @privileged
