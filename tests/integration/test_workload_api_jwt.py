@@ -84,7 +84,7 @@ async def test_a_token_that_cannot_be_had_now_is_unavailable(error):
             await fetch(caller, "reports")
 
 
-@pytest.mark.conformance("W-30", "W-31", "W-32")
+@pytest.mark.conformance("W-30", "W-31", "W-32", "F-11")
 async def test_jwt_bundles_are_plain_jwk_sets_of_jwt_keys():
     identities = FakeIdentities()
     identities.federated = {PARTNER.trust_domain: PARTNER.bundle}

@@ -75,7 +75,7 @@ async def test_an_x509_svid_comes_with_its_key_its_chain_and_its_bundle():
     assert bytes.fromhex("06072a8648ce3d0201") in svid.x509_svid_key[:20], "PKCS#8 names the algorithm, SEC 1 does not"
 
 
-@pytest.mark.conformance("W-18")
+@pytest.mark.conformance("W-18", "F-11")
 async def test_foreign_bundles_go_by_the_ids_of_their_trust_domains_and_the_own_is_not_among_them():
     identities = federated()
     names = (PARTNER.trust_domain, FRIEND.trust_domain, identities.domain.trust_domain, TrustDomain("unknown.test"))
