@@ -136,7 +136,7 @@ class _Reader:
             name = item.key.lower()
             if name not in schema.fields:
                 self._check_foreign(block, item, schema)
-            elif not (self._zero_is_unset and item.value == Number("0")):
+            else:
                 found.setdefault(name, []).append(item)
         values: dict[str, object] = {}
         for name, field in schema.fields.items():
@@ -182,6 +182,8 @@ class _Reader:
         if _is_block(field.hint):
             return self.read(Block(merged(items, path), path), field.hint)
         last = items[-1]
+        if self._zero_is_unset and last.value == Number("0"):
+            return _UNSET
         if last.value == "" and (field.required or field.hint is not str):
             return _UNSET
         return _scalar(last.value, last, field.hint, field, path)

@@ -128,6 +128,7 @@ def test_an_empty_value_says_not_set(text):
 def test_zero_says_not_set_only_where_it_shall():
     assert read("number = 0").number == 0
     assert read("number = 0", zero_is_unset=True).number == 7
+    assert read("number = 5 number = 0", zero_is_unset=True).number == 7
     assert read('inner { name = "a" size = 0 }', zero_is_unset=True).inner == Inner(name="a")
 
 
