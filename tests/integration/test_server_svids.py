@@ -129,7 +129,7 @@ def _csr_of(key, algorithm=None):
 
 KEYS: Final = {
     "Ed25519": (lambda: _csr_of(ed25519.Ed25519PrivateKey.generate()), "CSR's key is neither EC nor RSA"),
-    "P-192": (lambda: csr(WORKLOAD, key=ec.generate_private_key(ec.SECP224R1())), r"CSR's key is on curve .+"),
+    "P-224": (lambda: csr(WORKLOAD, key=ec.generate_private_key(ec.SECP224R1())), r"CSR's key is on curve .+"),
     "RSA-1024": (
         lambda: _csr_of(rsa.generate_private_key(65537, 1024), SHA256()),
         "CSR's RSA key has 1024 bits, fewer than 2048",

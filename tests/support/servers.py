@@ -29,6 +29,7 @@ from server.rate_limits import RateLimits
 from server.shared import Shared, listen_locally
 from spiffe_core.agents import Agent
 from spiffe_core.api.services import Method, methods_of, service_in
+from spiffe_core.api.spire.api.server.agent.v1 import agent_pb2
 from spiffe_core.api.spire.api.types import status_pb2 as types_pb2
 from spiffe_core.api.spire.api.types.spiffeid_pb2 import SPIFFEID
 from spiffe_core.entries import Entry
@@ -317,6 +318,23 @@ def forged(request: bytes) -> bytes:
 def pb_id(path: str, trust_domain: str = TD.name) -> SPIFFEID:
     """An ID as a message."""
     return SPIFFEID(trust_domain=trust_domain, path=path)
+
+
+def attest(token: str = "secret", request: bytes = b"", kind: str = "join_token") -> agent_pb2.AttestAgentRequest:
+    """The first message of an agent that attests, with a new CSR unless one is given."""
+    params = {"data": {"type": kind, "payload": token.encode()}, "params": {"csr": request or csr()}}
+    return agent_pb2.AttestAgentRequest(params=params)
+
+
+async def attested(client: Client, *args: Any, **kwargs: Any) -> agent_pb2.AttestAgentResponse.Result:
+    """What an agent gets that attests with such a message."""
+    [response] = await client.exchange(agent_pb2, "AttestAgent", attest(*args, **kwargs))
+    return cast("agent_pb2.AttestAgentResponse.Result", response.result)
+
+
+async def make_token(served: Served, value: str = "secret", **fields: Any) -> None:
+    """Make a join token."""
+    await served.local.call(agent_pb2, "CreateJoinToken", **{"ttl": 60, "token": value, **fields})
 
 
 def _serialize(request: Message) -> bytes:
