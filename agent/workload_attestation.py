@@ -38,18 +38,14 @@ class WorkloadAttestation:
             Unauthenticated: if the process has ended, or cannot be seen from here.
             Unavailable: if all attestors failed.
         """
-        process.check_alive()
-        if len(self._attestors) == 1:
-            answers = [await self._ask(self._attestors[0], process)]
-        else:
-            answers = await asyncio.gather(*(self._ask(attestor, process) for attestor in self._attestors))
-        process.check_alive()
-        told = [answer for answer in answers if answer is not None]
-        if not told:
-            raise Unavailable("workload attestation failed")
-        if len(told) < len(answers):
-            log.error("Failed to collect all selectors", pid=process.pid)
-        selectors = frozenset().union(*told)
+        status = "error"
+        try:
+            process.check_alive()
+            selectors = await self._attest(process)
+            process.check_alive()
+            status = "OK"
+        finally:
+            self._metrics.count("workload_api_workload_attestation", "Workloads attested", status=status)
         if process_log.level.current >= Level.DEBUG:
             log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
         return selectors
@@ -58,6 +54,20 @@ class WorkloadAttestation:
         """Close the attestors."""
         for attestor in self._attestors:
             attestor.close()
+
+    async def _attest(self, process: PeerProcess) -> Selectors:
+        """What the attestors say, of whichever process has that number now."""
+        if len(self._attestors) == 1:
+            answers = [await self._ask(self._attestors[0], process)]
+        else:
+            answers = await asyncio.gather(*(self._ask(attestor, process) for attestor in self._attestors))
+        told = [answer for answer in answers if answer is not None]
+        if not told:
+            process.check_alive()  # if it has ended, that is the reason
+            raise Unavailable("workload attestation failed")
+        if len(told) < len(answers):
+            log.error("Failed to collect all selectors", pid=process.pid)
+        return frozenset().union(*told)
 
     async def _ask(self, attestor: WorkloadAttestor, process: PeerProcess) -> Selectors | None:
         """What one attestor says, or None if it failed."""

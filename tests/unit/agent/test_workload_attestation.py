@@ -101,6 +101,35 @@ async def test_a_process_that_cannot_be_seen_is_not_attested(pid):
     assert not attestor.asked
 
 
+async def test_attestations_are_counted_as_they_end():
+    metrics = Metrics("spire_agent")
+    attestor = FakeAttestor("a")
+    attesting = WorkloadAttestation([attestor], metrics)
+    with running() as (process, _):
+        await attesting.attest(process)
+        attestor.error = BROKEN
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await attesting.attest(process)
+    for name, labels in (("workload_attestation", {}), ("workload_attestor", {"attestor": "a"})):
+        for status, count in (("OK", 1), ("error", 2)):
+            sample = f"spire_agent_workload_api_{name}_total"
+            assert metrics._registry.get_sample_value(sample, {**labels, "status": status}) == count
+
+
+@pytest.mark.conformance("WE-11")
+async def test_a_process_that_ended_is_not_told_to_try_again():
+    with running() as (process, child):
+
+        class Late(FakeAttestor):
+            async def attest(self, process):
+                child.communicate()
+                raise BROKEN
+
+        with pytest.raises(Unauthenticated, match=f"the caller's process {process.pid} has ended"):
+            await attestation(Late()).attest(process)
+
+
 def test_closing_closes_the_attestors():
     attestors = [FakeAttestor("a"), FakeAttestor("b")]
     attestation(*attestors).close()
