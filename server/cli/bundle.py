@@ -1,6 +1,5 @@
 """``bundle show|list|set|delete|count``."""
 
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from spiffe_core.runtime.cli.errors import CommandError
 from spiffe_core.runtime.cli.local_client import LocalClient, RpcFailure
 from spiffe_core.runtime.cli.output import JSON, echo_json, output_flag, plural
 from spiffe_core.runtime.cli.pem import pem, read_certificates
+from spiffe_core.runtime.cli.standard_input import read_standard_input
 from spiffe_core.runtime.gotext import quote, read_error
 
 bundle = Group("bundle")
@@ -185,7 +185,7 @@ def _text(pb: Bundle, form: str) -> str:
 def _read(path: str) -> bytes:
     try:
         if not path:
-            return sys.stdin.buffer.read(MAX_DOCUMENT_BYTES + 1)
+            return read_standard_input(MAX_DOCUMENT_BYTES + 1)
         with Path(path).open("rb") as file:
             return file.read(MAX_DOCUMENT_BYTES + 1)
     except (OSError, ValueError) as exc:

@@ -4,7 +4,6 @@ The keys are those of SPIRE's own record of an entry, in any case; keys that are
 """
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from spiffe_core.api.spire.api.types.selector_pb2 import Selector
 from spiffe_core.errors import InvalidSpiffeId
 from spiffe_core.ids import SpiffeId, TrustDomain
 from spiffe_core.runtime.cli.errors import CommandError
+from spiffe_core.runtime.cli.standard_input import read_standard_input
 from spiffe_core.runtime.gotext import read_error
 
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -43,7 +43,7 @@ def read_text(path: str) -> str:
     """
     try:
         if path == "-":
-            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+            data = read_standard_input(MAX_BYTES + 1)
         else:
             with Path(path).open("rb") as file:
                 data = file.read(MAX_BYTES + 1)

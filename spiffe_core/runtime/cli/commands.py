@@ -145,6 +145,7 @@ class Group(click.Group):
 def run(root: Group, program: str, args: Sequence[str]) -> int:
     """Run a command line; returns its exit code.  Nothing that goes wrong in it gets further than here."""
     try:
+        _check_text(args)
         code = root.main(list(args), prog_name=program, standalone_mode=False)
     except click.ClickException as exc:
         exc.show()
@@ -165,3 +166,13 @@ def run(root: Group, program: str, args: Sequence[str]) -> int:
         CommandError(f"internal error: {type(exc).__name__}: {exc}; please report this bug").show()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _check_text(args: Sequence[str]) -> None:
+    """Raise unless every argument is text, which neither messages nor terminals can do without."""
+    for arg in args:
+        try:
+            arg.encode()
+        except UnicodeEncodeError:
+            shown = arg.encode(errors="backslashreplace").decode()
+            raise CommandError(f'argument "{shown}" is no UTF-8 text') from None

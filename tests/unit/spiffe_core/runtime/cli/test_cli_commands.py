@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +13,8 @@ from spiffe_core.runtime.cli import flags
 from spiffe_core.runtime.cli.commands import Group, Lazy, run
 from spiffe_core.runtime.cli.errors import CommandError, PlainError
 from tests.support.cli_runs import Ran, agent_cli, run_cli, server_cli
+
+ROOT = Path(__file__).parents[5]
 
 root = Group("program", {"late": Lazy("tests.support.late_command:late", "Comes late")})
 things = Group("thing")
@@ -196,3 +199,26 @@ def test_the_exit_code_is_the_commands_own():
     lazy = Group("program")
     lazy.add("fail", "Fails")(lambda: 3)
     assert run(lazy, "program", ["fail"]) == 3
+
+
+@pytest.mark.parametrize("arg", ["x\udcff", "-how=\ud800"])
+def test_an_argument_that_is_no_text_is_refused(arg):
+    ran = run_cli(root, "program", "thing", "break", arg)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith('Error: argument "')
+    assert ran.err.endswith(" is no UTF-8 text\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["bundle", "set", "-id", "other.test"], ["entry", "create", "-data", "-"]], ids=["bundle", "entries"]
+)
+def test_a_closed_standard_input_is_told_as_such(command):
+    ended = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "server.cli.main", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "Error: standard input is closed\n")
