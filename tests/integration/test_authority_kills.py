@@ -81,6 +81,7 @@ def authorities(own_token, tmp_path):
     return Authorities(own_token, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", ["x509", "jwt"])
 def test_a_server_that_is_killed_at_each_point_goes_on_with_the_same_key(authorities, use):
     born = set()

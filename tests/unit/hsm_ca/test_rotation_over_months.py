@@ -30,8 +30,8 @@ class Life:
 
 
 LIVES = {
-    "a day, three months": Life(DAY, 10 * MINUTE, 92 * DAY, 6),
-    "an hour, two days": Life(HOUR, 30 * SECOND, 2 * DAY, 80),
+    "a day, two months": Life(DAY, 15 * MINUTE, 62 * DAY, 6),
+    "an hour, a day and a half": Life(HOUR, 30 * SECOND, 36 * HOUR, 80),
     "a month, a year": Life(30 * DAY, 2 * HOUR, 365 * DAY, 4),
     "a year, four years": Life(365 * DAY, 6 * HOUR, 4 * 365 * DAY, 3),
 }
