@@ -71,7 +71,9 @@ class SvidFetcher:
             except SpiffeError as exc:
                 self._failures += 1
                 log.error("SVID sync failed", error=str(exc))  # noqa: TRY400  the text says what is wrong
-                await self._wait(_BACKOFF.pause(self._failures))
+                # Whoever comes meanwhile may have the server asked again, but not each of them.
+                await self._clock.sleep(_BACKOFF.first)
+                await self._wait(_BACKOFF.pause(self._failures) - _BACKOFF.first)
                 continue
             self._failures = 0
             if not more:
