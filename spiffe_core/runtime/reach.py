@@ -11,6 +11,7 @@ signature that is of use in no other connection.
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -159,7 +160,7 @@ class Route:
             except TimeoutError as exc:
                 raise _Failed(f"no answer within {self.patience.attempt:g} s") from exc
             except OSError as exc:
-                raise _Failed(exc.strerror or str(exc)) from exc
+                raise _Failed(os.strerror(exc.errno) if exc.errno else str(exc)) from exc
             tls = await _handshake(self.target, connection, end, context, self.patience.attempt)
             if tls.selected_alpn_protocol() != ALPN:
                 raise _Failed("the server does not speak HTTP/2 over TLS (ALPN h2)")

@@ -6,9 +6,11 @@ read the machine's clock, so what is made here is valid at this moment, unless i
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from spiffe_core.bundle import Bundle, X509Authority
 from spiffe_core.dns import SERVER_NAME
@@ -107,3 +109,9 @@ def ca_of(realm: Realm, path: str, *usages: str) -> Certified:
     """A CA certificate that carries a workload's ID, with more key usages than a CA has."""
     bits = usage("key_cert_sign", "crl_sign", *usages)
     return ca(realm.root, _shape(VALID), subject="CA", uri=str(realm.id(path)), extensions=[(bits, True)])
+
+
+def write_identity(identity: TlsIdentity, path: Path) -> None:
+    """Write key and chain where another TLS library reads them."""
+    key = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(key + b"".join(one.public_bytes(Encoding.PEM) for one in identity.chain))
