@@ -60,6 +60,8 @@ class _Call(Generic[T]):
     computed: float = 0.0
     """Processor seconds of the process when it started."""
     abandoned: bool = False
+    outcome: tuple[T | None, BaseException | None] | None = None
+    """What came of it, once it is done."""
 
 
 _Outcome = tuple[_Call[object], object, BaseException | None]
@@ -125,6 +127,8 @@ class Lanes:
                 return await future
         except TimeoutError:
             self._abandon(cast("_Call[object]", call))
+            if call.outcome is not None:  # it was done, and held back behind a call that hangs
+                return _outcome_of(call.outcome)
             raise self._unavailable(
                 f"{self._name} did not answer within {deadline:.3g} s; the call may still be running there"
             ) from None
@@ -147,10 +151,13 @@ class Lanes:
             if self._lost and self._lost >= self._most:
                 raise self._unavailable(f"{self._name} does not answer: {self._lost} calls hang in it")
             self._queue.append(call)
-            if len(self._queue) > self._idle and self._may_add_lane():
-                self._threads += 1
-                threading.Thread(target=self._lane, name=f"{self._name}-lane", daemon=True).start()
+            self._add_lane_if_due()
             self._ready.notify()
+
+    def _add_lane_if_due(self) -> None:
+        if len(self._queue) > self._idle and self._may_add_lane():
+            self._threads += 1
+            threading.Thread(target=self._lane, name=f"{self._name}-lane", daemon=True).start()
 
     def _may_add_lane(self) -> bool:
         working = self._threads - self._lost
@@ -162,6 +169,8 @@ class Lanes:
             call.abandoned = True
             if call.started:
                 self._lost += 1
+                if self._lost < self._most:
+                    self._add_lane_if_due()  # for those that wait behind it
             else:
                 self._queue = deque(other for other in self._queue if other is not call)
 
@@ -187,6 +196,7 @@ class Lanes:
                 self._lost -= 1
             self._measure(call)
             call.started = 0.0
+            call.outcome = (result, error)
         return call, result, error
 
     def _measure(self, call: _Call[object]) -> None:
@@ -217,6 +227,13 @@ class Lanes:
         call = self._queue.popleft()
         call.started, call.computed = self._monotonic(), self._computed()
         return call
+
+
+def _outcome_of(outcome: tuple[T | None, BaseException | None]) -> T:
+    result, error = outcome
+    if error is not None:
+        raise error
+    return cast("T", result)
 
 
 def _hand_over(outcomes: list[_Outcome]) -> None:
