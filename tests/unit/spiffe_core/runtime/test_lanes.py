@@ -124,10 +124,13 @@ async def test_who_waits_behind_a_call_that_hangs_gets_a_lane_when_that_is_given
 
 
 async def test_a_result_that_was_held_back_behind_a_call_that_hangs_is_not_lost():
-    lanes = Lanes("the token", most=1, deadline=0.3)
-    with device() as answers:
-        quick = asyncio.create_task(lanes.run(lambda: "signed"))
+    at_once = 1.0  # time stands still, so that results are always held back for those of the calls that wait
+    lanes = Lanes("the token", most=1, deadline=0.5, monotonic=lambda: at_once)
+    with device() as answers, device() as goes_on:
+        quick = asyncio.create_task(lanes.run(lambda: goes_on.wait(60) and "signed"))
         slow = asyncio.create_task(lanes.run(lambda: answers.wait(60)))
+        await until(lambda: lanes.health().queued == 1)
+        goes_on.set()
         assert await quick == "signed"
         with pytest.raises(KeyManagerUnavailable):
             await slow
