@@ -6,6 +6,7 @@ operator allowed it to be older (``max_attested_node_info_staleness``).
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -15,7 +16,7 @@ from server.datastore.store import Datastore
 from server.registry_cache import RegistryCache
 from server.trust import TrustStore
 from spiffe_core.entries import Entry, EntryId
-from spiffe_core.errors import DenialReason, Denied
+from spiffe_core.errors import DenialReason, Denied, Unavailable
 from spiffe_core.ids import SpiffeId
 from spiffe_core.runtime.clock import Clock
 from spiffe_core.runtime.lanes import Lanes
@@ -57,6 +58,11 @@ class Registry:
             DatastoreUnavailable: if it does not answer; what was known stays.
         """
         await self._database.run(self._refresh)
+
+    async def catch_up(self) -> None:
+        """``refresh``, or nothing if the database does not answer now."""
+        with suppress(Unavailable):
+            await self.refresh()
 
     def authorized_for(self, agent_id: SpiffeId) -> Sequence[Entry]:
         """The entries to which an agent is entitled, the oldest first."""

@@ -1,5 +1,6 @@
 """The SVID service: X509-SVIDs and JWT-SVIDs for agents' workloads, and minted ones for administrators."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final, Protocol
@@ -39,6 +40,9 @@ class AuthorizedEntries(Protocol):
 
     def entry_for(self, agent_id: SpiffeId, entry_id: EntryId) -> Entry | None:
         """The entry of that ID, if the agent is entitled to it."""
+
+    async def catch_up(self) -> None:
+        """Read what was changed elsewhere, if it can be read now."""
 
 
 class SvidService:
@@ -102,7 +106,11 @@ class SvidService:
         if not request.params:
             raise InvalidInput("missing parameters")
         await call.rate_limit("certificate signing", len(request.params))
-        outcomes = await self._signer.batch([self._new_x509_svid(params, call) for params in request.params])
+        entries = await self._entries_for(call, [EntryId(params.entry_id) for params in request.params])
+        works = [
+            self._new_x509_svid(params, entry, call) for params, entry in zip(request.params, entries, strict=True)
+        ]
+        outcomes = await self._signer.batch(works)
         response = svid_pb2.BatchNewX509SVIDResponse()
         for params, outcome in zip(request.params, outcomes, strict=True):
             error = outcome if isinstance(outcome, SpiffeError) else None
@@ -121,7 +129,7 @@ class SvidService:
         call.facts.update(registration_id=request.entry_id, audience=list(request.audience))
         await call.rate_limit("JWT signing request")
         self._require_jwt()
-        entry = self._entries.entry_for(call.id, EntryId(request.entry_id))
+        [entry] = await self._entries_for(call, [EntryId(request.entry_id)])
         if entry is None:
             raise NotFound(_NOT_AUTHORIZED)
         svid = await self._signer.jwt_svid(
@@ -146,9 +154,19 @@ class SvidService:
         """WIT-SVIDs are not offered."""
         raise Unsupported("WIT functionality is disabled")
 
-    def _new_x509_svid(self, params: svid_pb2.NewX509SVIDParams, call: Call) -> Work[IssuedSvid]:
+    async def _entries_for(self, call: Call, entry_ids: Sequence[EntryId]) -> list[Entry | None]:
+        """The entries of those IDs, None for what the caller is not entitled to.
+
+        A caller may have heard of an entry from another worker or server, which was first to read of it.
+        """
+        found = [self._entries.entry_for(call.id, entry_id) for entry_id in entry_ids]
+        if None in found:
+            await self._entries.catch_up()
+            found = [self._entries.entry_for(call.id, entry_id) for entry_id in entry_ids]
+        return found
+
+    def _new_x509_svid(self, params: svid_pb2.NewX509SVIDParams, entry: Entry | None, call: Call) -> Work[IssuedSvid]:
         """One item of a batch; what can fail does so in a lane, where its outcome is caught."""
-        entry = self._entries.entry_for(call.id, EntryId(params.entry_id))
 
         def work(issuer: X509Issuer, now: datetime) -> IssuedSvid:
             if not params.entry_id:

@@ -104,6 +104,23 @@ async def test_an_entry_made_at_one_worker_is_served_by_each(server, two, made_a
         await eventually(is_served)
 
 
+async def test_an_entry_that_an_agent_heard_of_at_one_worker_is_signed_for_by_the_other_at_once(server, two):
+    agent = await _attested(server, two[0])
+    async with (
+        server.admin(two[0]) as admin,
+        server.node(two[0], agent.identity) as here,
+        server.node(two[1], agent.identity) as there,
+    ):
+        for number in range(10):
+            entry = await register(admin, agent.id, f"/heard-of-{number}")
+
+            async def is_heard_of(entry: str = entry) -> bool:
+                return entry in await entitled(here)
+
+            await eventually(is_heard_of)
+            assert await jwt_svid(there, entry)
+
+
 async def test_a_ban_at_one_worker_holds_at_the_other_on_the_next_call(server, two):
     agent = await _attested(server, two[0])
     async with (
