@@ -2,6 +2,9 @@
 
 A journal write reads the group's lease with its row locked, in the transaction that writes: no other server can
 take the lease between the two.  The row of a lease is never deleted, so that an epoch never comes again.
+
+That row also counts the writes to the group's journal.  Each server looks every second, and ended authorities stay
+for days: records are read again only when the count has moved.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,13 +27,23 @@ class GroupJournal:
     def __init__(self, database: Database, group: str) -> None:
         self._database = database
         self._group = group
+        self._last_read: tuple[tuple[int, int], tuple[AuthorityRecord, ...]] | None = None
 
     def records(self) -> Sequence[AuthorityRecord]:
         """Every record of the group, by ``reserved_at``, then ``key_id``."""
+        # With the epoch: a database that was restored from a backup may come to the same count by another way.
+        version = sa.select(LEASES.c.epoch, LEASES.c.version).where(LEASES.c.authority_group == self._group)
         query = sa.select(RECORDS).where(RECORDS.c.authority_group == self._group)
+        last = self._last_read
         with self._database.read() as connection:
+            # The count comes first: what is written between the two is read now, and once more next time.
+            row = connection.execute(version).first()
+            if row and last and last[0] == (row.epoch, row.version):
+                return list(last[1])
             found = [_from_row(row) for row in connection.execute(query)]
-        return sorted(found, key=lambda record: (record.reserved_at, record.key_id))
+        found.sort(key=lambda record: (record.reserved_at, record.key_id))
+        self._last_read = ((row.epoch, row.version), tuple(found)) if row else None
+        return found
 
     def write(self, epoch: int, *records: AuthorityRecord) -> None:
         """Insert or replace the records by ``key_id``, all or none.
@@ -44,7 +57,7 @@ class GroupJournal:
             self._fence(write, epoch)
             self._delete(write, latest)
             write.connection.execute(sa.insert(RECORDS), [_to_row(self._group, r) for r in latest.values()])
-            write.changed_journal(self._group)
+            _count(write, self._group)
 
         if latest:
             self._database.write(work)
@@ -59,7 +72,7 @@ class GroupJournal:
         def work(write: Write) -> None:
             self._fence(write, epoch)
             self._delete(write, [key_id])
-            write.changed_journal(self._group)
+            _count(write, self._group)
 
         self._database.write(work)
 
@@ -102,7 +115,7 @@ class GroupLease:
             if seen:
                 write.connection.execute(sa.update(LEASES).where(LEASES.c.authority_group == self._group), values)
             else:
-                write.connection.execute(sa.insert(LEASES), {"authority_group": self._group, **values})
+                write.connection.execute(sa.insert(LEASES), {"authority_group": self._group, "version": 0, **values})
             return taken
 
         return self._database.write(work)
@@ -163,11 +176,18 @@ def prune_groups(database: Database, before: int) -> tuple[str, ...]:
             )
             if dead(write, mine):
                 write.connection.execute(sa.delete(RECORDS).where(mine))
-                write.changed_journal(group)
+                _count(write, group)
                 pruned.append(group)
         return tuple(pruned)
 
     return database.write(work)
+
+
+def _count(write: Write, group: str) -> None:
+    """Tell that the journal has changed; the group's lease is locked."""
+    mine = sa.update(LEASES).where(LEASES.c.authority_group == group)
+    write.connection.execute(mine.values(version=LEASES.c.version + 1))
+    write.changed_journal(group)
 
 
 def _lease(row: "sa.Row[Any] | None") -> LeaseState | None:

@@ -212,6 +212,7 @@ AUTHORITY_LEASES: Final = _table(
     Column("holder", exact(255), nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("beat", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
 )
 
 CHANGES: Final = _table(

@@ -75,6 +75,45 @@ def test_a_forgotten_record_is_gone(datastore, leader):
     assert journal.records() == [FULL]
 
 
+def test_a_journal_that_nobody_wrote_to_is_not_read_again(datastore, other, leader):
+    journal, elsewhere = datastore.journal(GROUP), other.journal(GROUP)
+    statements = []
+    sa.event.listen(
+        datastore._database._engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
+    )
+
+    def reads():
+        del statements[:]
+        found = journal.records()
+        return found, any("authority_records" in statement for statement in statements)
+
+    elsewhere.write(leader.epoch, FULL)
+    assert reads() == ([FULL], True)
+    found, again = reads()
+    assert (found, again) == ([FULL], False)
+    found.clear()
+    assert reads() == ([FULL], False)
+    renewed = other.lease(GROUP).beat(leader)
+    other.lease("hsm-2").take("b", None)
+    assert reads() == ([FULL], False)
+    elsewhere.write(leader.epoch, record())
+    assert reads() == ([FULL, record()], True)
+    journal.forget(leader.epoch, "key-1")
+    assert reads() == ([FULL], True)
+    other.lease(GROUP).take("b", renewed)
+    assert reads() == ([FULL], True)
+    other.prune_journals(2**41)
+    assert reads() == ([], True)
+    assert reads() == ([], False)
+
+
+def test_a_journal_of_before_its_lease_is_read_each_time(datastore, other):
+    journal = datastore.journal(GROUP)
+    assert journal.records() == []
+    other.journal(GROUP).write(other.lease(GROUP).take("b", None).epoch, FULL)
+    assert journal.records() == [FULL]
+
+
 def test_groups_do_not_see_each_other(datastore, leader):
     elsewhere = datastore.lease("hsm-2").take("b", None)
     datastore.journal(GROUP).write(leader.epoch, record())

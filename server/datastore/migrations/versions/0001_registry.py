@@ -157,6 +157,7 @@ def upgrade():
         required("holder", exact(255)),
         required("epoch", sa.BigInteger()),
         required("beat", sa.BigInteger()),
+        required("version", sa.BigInteger()),
         sa.PrimaryKeyConstraint("authority_group", name="pk_authority_leases"),
     )
     create(
