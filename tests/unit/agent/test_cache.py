@@ -141,6 +141,19 @@ async def test_followers_are_told_of_what_concerns_them(cache):
         assert seen(await ready(following)) == []
 
 
+async def test_what_is_said_again_is_no_news(cache):
+    web = entry("web", revision_number=1)
+    put(cache, web)
+    hold(cache, web)
+    with cache.subscribe(WEB) as following, cache.subscribe(WEB, svids=False) as bare:
+        await ready(following)
+        await ready(bare)
+        put(cache, entry("web", revision_number=1))
+        hold(cache, web)
+        assert await ready(following) is None
+        assert await ready(bare) is None
+
+
 async def test_an_entry_whose_selectors_change_leaves_one_workload_for_another(cache):
     web = entry("web")
     put(cache, web)
