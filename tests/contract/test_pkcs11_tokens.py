@@ -18,7 +18,7 @@ from keymanagers.pkcs11.uri import Pkcs11Uri
 from keymanagers.registry import open_key_manager
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable, SpiffeError
 from spiffe_core.runtime.block import Block
-from tests.support.counting_module import CountingModule
+from tests.support.shim import Shim
 from tests.support.softhsm import SoftHsmToken, init_token
 
 pytest_plugins = ["tests.support.key_fixtures"]
@@ -143,39 +143,39 @@ def test_a_server_puts_its_trust_domain_where_no_group_is_named(own_token):
 # -- the PIN
 
 
-def test_a_wrong_pin_is_tried_once_in_the_life_of_a_process(counting: CountingModule, opened, wrong_pin):
+def test_a_wrong_pin_is_tried_once_in_the_life_of_a_process(shim: Shim, opened, wrong_pin):
     with pytest.raises(InvalidConfig, match='token "own": cannot be opened: C_Login returned CKR_PIN_INCORRECT'):
-        opened(module=counting.path, pin_source=wrong_pin)
+        opened(module=shim.path, pin_source=wrong_pin)
     for _ in range(3):
         with pytest.raises(InvalidConfig, match='token "own" has refused this PIN before'):
-            opened(module=counting.path, pin_source=wrong_pin)
-    assert counting.now.logins == 1
-    opened(module=counting.path)
-    assert counting.now.logins == 2
+            opened(module=shim.path, pin_source=wrong_pin)
+    assert shim.logins == 1
+    opened(module=shim.path)
+    assert shim.logins == 2
 
 
-def test_another_pin_in_the_same_file_is_tried(counting: CountingModule, own_token, opened, wrong_pin):
+def test_another_pin_in_the_same_file_is_tried(shim: Shim, own_token, opened, wrong_pin):
     with pytest.raises(InvalidConfig):
-        opened(module=counting.path, pin_source=wrong_pin)
+        opened(module=shim.path, pin_source=wrong_pin)
     Path(wrong_pin).chmod(0o600)
     Path(wrong_pin).write_bytes(own_token.pin_file.read_bytes())
-    opened(module=counting.path, pin_source=wrong_pin)
+    opened(module=shim.path, pin_source=wrong_pin)
 
 
 def test_a_pin_that_is_wrong_by_the_time_of_a_new_login_is_not_tried_twice_either(
-    counting: CountingModule, opened, own_token, tmp_path
+    shim: Shim, opened, own_token, tmp_path
 ):
     pin_file = tmp_path / "pin"
     pin_file.write_bytes(own_token.pin_file.read_bytes())
     pin_file.chmod(0o600)
-    manager = opened(module=counting.path, pin_source=str(pin_file))
+    manager = opened(module=shim.path, pin_source=str(pin_file))
     key = manager.generate(A, KeyType.EC_P256)
     pin_file.write_text(WRONG_PIN + "2")
     for _ in range(3):
-        counting.fail("C_SignInit", Rv.DEVICE_REMOVED)
+        shim.fail("C_SignInit", Rv.DEVICE_REMOVED)
         with pytest.raises(KeyManagerUnavailable, match="PIN"):
             sign(key)
-    assert counting.now.logins == 2
+    assert shim.logins == 2
     pin_file.write_bytes(own_token.pin_file.read_bytes())
     assert sign(key)
 
@@ -204,13 +204,13 @@ def test_no_pin_is_in_an_error_or_a_repr(opened, own_token, wrong_pin):
     ],
     ids=lambda one: getattr(one, "name", None),
 )
-def test_a_token_that_a_login_would_endanger_is_not_logged_in_to(counting: CountingModule, opened, flag, message):
-    counting.now.token_flags = flag
+def test_a_token_that_a_login_would_endanger_is_not_logged_in_to(shim: Shim, opened, flag, message):
+    shim.add_token_flags(flag)
     with pytest.raises(KeyManagerUnavailable, match=message):
-        opened(module=counting.path)
-    assert counting.now.logins == 0
-    counting.now.token_flags = 0
-    opened(module=counting.path)
+        opened(module=shim.path)
+    assert shim.logins == 0
+    shim.heal()
+    opened(module=shim.path)
 
 
 def test_a_token_that_asks_for_a_pin_must_be_given_one(opened):
@@ -232,21 +232,21 @@ def test_a_pin_file_that_is_not_there_is_a_reason_to_try_again(opened, tmp_path)
 # -- one module, several users
 
 
-def test_key_managers_of_one_process_share_the_module_and_the_login(counting: CountingModule, opened):
-    first = opened(module=counting.path)
-    second = opened(module=counting.path.parent / "." / counting.path.name, authority_group="other.org")
+def test_key_managers_of_one_process_share_the_module_and_the_login(shim: Shim, opened):
+    first = opened(module=shim.path)
+    second = opened(module=shim.path.parent / "." / shim.path.name, authority_group="other.org")
     key = second.generate(A, KeyType.EC_P256)
     first.close()
     sign(key)
-    assert (counting.now.initialized, counting.now.logins) == (1, 1)
+    assert (shim.count("C_Initialize"), shim.logins) == (1, 1)
 
 
-def test_the_last_user_ends_the_module_and_the_next_begins_it_anew(counting: CountingModule, opened, own_token):
-    opened(module=counting.path).close()
+def test_the_last_user_ends_the_module_and_the_next_begins_it_anew(shim: Shim, opened, own_token):
+    opened(module=shim.path).close()
     init_token(own_token.softhsm2_conf.parent, "later", own_token.library)
     later = own_token.softhsm2_conf.parent / "later.pin"
-    opened(module=counting.path, token="later", pin_source=str(later))
-    assert counting.now.initialized == 2
+    opened(module=shim.path, token="later", pin_source=str(later))
+    assert shim.count("C_Initialize") == 2
 
 
 def test_a_module_that_somebody_else_initialised_is_not_taken_over(own_token, opened):

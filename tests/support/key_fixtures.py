@@ -3,7 +3,6 @@
 A test module names this in ``pytest_plugins``.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.counting_module import CountingModule, compile_counting_module
+from spiffe_core.runtime.files import private_folder
 from tests.support.key_backends import Backend, DiskBackend, MemoryBackend, Pkcs11Backend
+from tests.support.shim import Shim, compile_shim, load_shim
 from tests.support.softhsm import SoftHsmToken, TokenPool, init_token, own_library
 
 
@@ -37,16 +37,16 @@ def own_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsmToken:
 
 
 @pytest.fixture(scope="session")
-def compiled_counting_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_counting_module(tmp_path_factory.mktemp("counting"))
+def compiled_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_shim(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture
-def counting(own_token: SoftHsmToken, compiled_counting_module: Path, tmp_path: Path) -> Iterator[CountingModule]:
-    """A module that counts, in front of the library that sees ``own_token``."""
-    path = Path(shutil.copy(compiled_counting_module, tmp_path / "counting.so"))
-    yield CountingModule(path, own_token.library)
-    os.environ.pop("COUNTED_MODULE", None)
+def shim(own_token: SoftHsmToken, compiled_shim: Path, tmp_path: Path) -> Iterator[Shim]:
+    """A module that misbehaves when it is told to, in front of the library that sees ``own_token``."""
+    path = Path(shutil.copy(compiled_shim, tmp_path / "shim.so"))
+    with private_folder() as folder, load_shim(path, folder, own_token.library) as shim:
+        yield shim
 
 
 @pytest.fixture(params=["memory", "disk", pytest.param("pkcs11", marks=pytest.mark.softhsm)])
