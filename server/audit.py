@@ -1,6 +1,6 @@
 """The audit log: one line for each call, or for each item of a batch, when the operator asked for it.
 
-The event and its fields are SPIRE's (``API accessed``, ``type=audit``).
+The event and its fields are SPIRE's (``API accessed``, ``type=audit``).  As there, probes of health leave no line.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ import structlog
 from server.caller import Call
 from spiffe_core.errors import SpiffeError
 from spiffe_core.runtime.rpc import code_of
+
+_HEALTH: Final = "/grpc.health.v1.Health/"
 
 log: Final = structlog.get_logger()
 
@@ -30,7 +32,7 @@ class AuditLog:
 
     def call(self, call: Call, error: SpiffeError | None) -> None:
         """Note a call that has ended."""
-        if self.enabled and not (call.audited and error is None):
+        if self.enabled and not (call.audited and error is None) and not call.method.path.startswith(_HEALTH):
             self._write(call, call.facts, error)
 
     def _write(self, call: Call, facts: Mapping[str, Any], error: SpiffeError | None) -> None:

@@ -17,6 +17,11 @@ from spiffe_core.runtime.peers import Peer, PeerKind
 log: Final = structlog.get_logger()
 
 
+_API: Final = "spire.api.server."
+_SHORT: Final = {"grpc.health.v1.Health": "Health", "logger.v1.Logger": "Logger"}
+"""What SPIRE's logs call services that they do not call by package and name."""
+
+
 class Role(StrEnum):
     """As what a caller was let in (``authorized_as`` in logs)."""
 
@@ -93,9 +98,10 @@ class Call:
 
     def log_fields(self) -> dict[str, Any]:
         """What identifies the call in a log line."""
-        package, _, name = self.method.path.rpartition("/")
+        service, _, name = self.method.path.removeprefix("/").rpartition("/")
+        service = service.removeprefix(_API)
         fields = {
-            "service": package.rpartition(".")[2],
+            "service": _SHORT.get(service, service),
             "method": name,
             "request_id": self.request_id,
             "authorized_as": self.role.value,

@@ -265,7 +265,7 @@ async def test_a_local_call_is_audited_with_the_process_that_made_it(audited):
     with audit_lines() as lines:
         await audited.local.call(entry_pb2, "CountEntries", filter={"by_spiffe_id": pb_id("/a")})
     [line] = lines
-    assert of(line, "type", "status", "service", "method") == ["audit", "success", "Entry", "CountEntries"]
+    assert of(line, "type", "status", "service", "method") == ["audit", "success", "entry.v1.Entry", "CountEntries"]
     assert of(line, "authorized_as", "authorized_via") == ["local", "transport"]
     assert of(line, "caller_uid", "caller_gid") == [os.getuid(), os.getgid()]
     assert line["caller_path"] == str(PROGRAM)
@@ -282,6 +282,16 @@ async def test_a_remote_call_is_audited_with_its_id_and_address(audited):
     assert of(line, "authorized_as", "authorized_via") == ["admin", "config"]
     assert line["caller_id"] == "spiffe://example.org/admin"
     assert re.fullmatch(r"127\.0\.0\.1:\d+", line["caller_addr"])
+
+
+async def test_services_have_spires_names_and_probes_of_health_leave_no_line(audited):
+    with audit_lines() as lines:
+        await audited.local.call(health_pb2, "Check")
+        await audited.local.refusal(health_pb2, "Check", service="unknown")
+        await audited.local.call(logger_pb2, "GetLogger")
+        await audited.local.call(bundle_pb2, "GetBundle")
+        await audited.local.call(debug_pb2, "GetInfo")
+    assert [line["service"] for line in lines] == ["Logger", "bundle.v1.Bundle", "debug.v1.Debug"]
 
 
 async def test_each_item_of_a_batch_is_audited(audited):
