@@ -6,6 +6,7 @@ from it in whichever process runs it.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
@@ -87,7 +88,8 @@ def listen_unix(path: Path, *, mode: int, folder_mode: int = 0o750) -> socket.so
         temporary.replace(path)
     except BaseException as exc:
         listener.close()
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what was wrong first is what is told
+            temporary.unlink()
         if isinstance(exc, OSError):
             raise InvalidConfig(f"cannot listen on {str(path)!r}: {exc.strerror}") from exc
         raise
