@@ -84,6 +84,7 @@ async def _work(config: AgentConfig, parts: Parts) -> None:
         await working.sync.attempt()
         await working.endpoints.start()
         parts.agent_health.serving()
+        await parts.health.check()  # who sees the sockets may ask at once
         await _together(working.sync.run(), working.fetcher.run(), working.svid.run())
     finally:
         await working.endpoints.stop(GRACE)
