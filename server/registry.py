@@ -130,7 +130,4 @@ class Registry:
 
     def _refresh(self) -> None:
         changes = self._cache.refresh()
-        if changes.reload_needed:
-            self._trust.reload()
-        elif changes.bundles:
-            self._trust.reload(changes.bundles)
+        self._trust.reload(None if changes.reload_needed else changes.bundles)

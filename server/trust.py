@@ -3,8 +3,12 @@
 What vouches for a TLS client, and what agents are told, is looked up here; the registry's refresh brings in what
 other servers changed.  The authority manager publishes through here, so a new authority is in this server's
 bundle before it can sign.
+
+Two threads change what is known: one publishes, one reads what others published.  Each reads the database and puts
+down what it found in one go, so that neither puts an older bundle in the place of the other's newer one.
 """
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
@@ -25,6 +29,9 @@ class TrustStore:
         self._bundles = bundles
         self._own = bundles.own(trust_domain)
         self._known: Mapping[TrustDomain, Bundle] = {}
+        self._unread: frozenset[TrustDomain] | None = None
+        """Whose bundles changed and were not read since; None: it is not known whose."""
+        self._lock = threading.Lock()
 
     @property
     def own(self) -> Bundle:
@@ -36,23 +43,30 @@ class TrustStore:
         return self._known.get(trust_domain)
 
     def reload(self, changed: Collection[TrustDomain] | None = None) -> None:
-        """Read the named bundles again, or all.
+        """Read the named bundles again, or all, and those that could not be read when they were named.
 
         Raises:
             DatastoreUnavailable: if the database does not answer; what was known stays.
         """
-        if changed is None:
-            self._known = {bundle.trust_domain: bundle for bundle in self._bundles.list().items}
-            return
-        read = {name: self._bundles.get(name) for name in changed}
-        kept = {name: bundle for name, bundle in self._known.items() if name not in read}
-        self._known = {**kept, **{name: bundle for name, bundle in read.items() if bundle is not None}}
+        with self._lock:
+            if changed is None:
+                self._unread = None
+            elif self._unread is not None:
+                self._unread |= frozenset(changed)
+            if self._unread is None:
+                self._known = {bundle.trust_domain: bundle for bundle in self._bundles.list().items}
+            elif self._unread:
+                read = {name: self._bundles.get(name) for name in self._unread}
+                kept = {name: bundle for name, bundle in self._known.items() if name not in read}
+                self._known = {**kept, **{name: bundle for name, bundle in read.items() if bundle is not None}}
+            self._unread = frozenset()
 
     def publish(self, x509_authorities: Sequence[X509Authority], jwt_authorities: Sequence[JwtAuthority]) -> Bundle:
         """Add authorities to our own bundle, durably, and know them from then on."""
-        bundle = self._own.publish(x509_authorities, jwt_authorities)
-        self._known = {**self._known, self._trust_domain: bundle}
-        return bundle
+        with self._lock:
+            bundle = self._own.publish(x509_authorities, jwt_authorities)
+            self._known = {**self._known, self._trust_domain: bundle}
+            return bundle
 
     def prune(self, before: int) -> bool:
         """Take out of our own bundle what expired before that Unix time; whether anything was."""
