@@ -18,12 +18,12 @@ from hsm_ca.journal import NEXT, AuthorityId, AuthorityRecord, State, Use
 from hsm_ca.jwt_authority import new_jwt_authority_id
 from hsm_ca.keyring import Keyring, encoded
 from hsm_ca.policy import CaPolicy
-from hsm_ca.succession import Step
+from hsm_ca.succession import Step, is_due
 from hsm_ca.upstream import MintedCa, Upstream, check_minted
 from hsm_ca.x509_authority import X509Issuer, certificate_request, x509_authority_id
 from keymanagers.base import KeyId
 from spiffe_core.bundle import Bundle, JwtAuthority, X509Authority
-from spiffe_core.errors import AlreadyExists, FailedPrecondition
+from spiffe_core.errors import AlreadyExists, FailedPrecondition, UpstreamUnavailable
 from spiffe_core.runtime.clock import from_unix, unix
 from spiffe_core.x509svid import subject_key_id
 
@@ -89,7 +89,7 @@ class Acts:
         ttl = self._policy.ca_ttl
         record = replace(moved(record, Step.CERTIFY), issued_at=unix(now))
         if record.use is Use.JWT:
-            return replace(record, not_after=unix(now + ttl))
+            return self._worth_having(replace(record, not_after=unix(now + ttl)), now)
         key = self._keyring.key_of(record)
         domain, subject = self._policy.trust_domain, self._policy.ca_subject
         if self._upstream is None:
@@ -99,7 +99,7 @@ class Acts:
         else:
             minted = self._upstream.mint_x509_ca(certificate_request(key, domain, subject), ttl, now)
             issuer = check_minted(minted, key, domain, now)
-        return replace(
+        record = replace(
             record,
             # An upstream may identify the key in another way than we do.
             authority_id=AuthorityId(subject_key_id(issuer.certificate).hex()),
@@ -107,6 +107,24 @@ class Acts:
             roots=minted.roots,
             not_after=unix(issuer.not_after),
         )
+        return self._worth_having(record, now)
+
+    def _worth_having(self, record: AuthorityRecord, now: datetime) -> AuthorityRecord:
+        """The record, if its authority may sign: one that may not would be followed by the next, and so on.
+
+        Raises:
+            UpstreamUnavailable: if the upstream's own end is too near; the key waits for a later one.
+            FailedPrecondition: if the configured lifetime is too short for any authority.
+        """
+        if not is_due(record, now):
+            return record
+        if self._upstream is not None and record.use is Use.X509:
+            end = from_unix(record.not_after)
+            raise UpstreamUnavailable(
+                f"X509 CA minted by upstream authority ends at {end:%FT%TZ}, too soon to sign anything: "
+                "renew the upstream's own certificate"
+            )
+        raise FailedPrecondition("server.ca_ttl is too short: an authority would have to be replaced as soon as made")
 
     def _publish(self, record: AuthorityRecord, _records: Records, _now: datetime) -> AuthorityRecord:
         if record.use is Use.X509:

@@ -40,11 +40,11 @@ def next_step(records: Sequence[AuthorityRecord], now: datetime) -> tuple[Step, 
     for record in records:
         if record.state is State.ACTIVE and record is not active:
             return Step.SUPERSEDE, record
-        if record.state is State.PREPARED and (record is not prepared or _due(record, now)):
+        if record.state is State.PREPARED and (record is not prepared or is_due(record, now)):
             return Step.DISCARD, record
-    if prepared and (active is None or _due(active, now)):
+    if prepared and (active is None or is_due(active, now)):
         return Step.ACTIVATE, prepared
-    if prepared is None and (active is None or _due(active, now) or now > prepare_at(*_life(active))):
+    if prepared is None and (active is None or is_due(active, now) or now > prepare_at(*_life(active))):
         return Step.RESERVE, None
     return next((found for record in records if (found := _ending(record, now))), None)
 
@@ -66,16 +66,16 @@ def _unfinished(record: AuthorityRecord) -> Step | None:
 
 
 def _ending(record: AuthorityRecord, now: datetime) -> tuple[Step, AuthorityRecord] | None:
-    end = from_unix(record.not_after)
-    if record.state is State.OLD and now > end + KEEP_EXPIRED:
+    end = from_unix(record.not_after)  # the end of year 9999 means "never" (RFC 5280 §4.1.2.5), and nothing is after it
+    if record.state is State.OLD and now - KEEP_EXPIRED > end:
         return Step.REVOKE, record
-    if record.state is State.REVOKED and now > end + FORGET_AFTER:
+    if record.state is State.REVOKED and now - FORGET_AFTER > end:
         return Step.FORGET, record
     return None
 
 
-def _due(record: AuthorityRecord, now: datetime) -> bool:
-    """Whether the authority may not be, or become, the one that signs.
+def is_due(record: AuthorityRecord, now: datetime) -> bool:
+    """Whether the authority may not be, or become, the one that signs: another is due.
 
     It is too near its end, or lies in the future: the clock was ahead when it was made, and what it signs does not
     verify until its certificate begins.

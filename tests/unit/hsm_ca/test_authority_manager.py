@@ -25,7 +25,7 @@ from spiffe_core.errors import (
     UpstreamUnavailable,
 )
 from spiffe_core.x509svid import subject_key_id
-from tests.support.authorities import TD, DeviceKey, Group, Killed, killed_at, svid_request
+from tests.support.authorities import TD, BlinkingKeys, DeviceKey, Group, Killed, killed_at, svid_request
 from tests.support.certificates import Shape, ca
 
 DAY = timedelta(days=1)
@@ -194,6 +194,52 @@ def test_an_upstream_that_is_away_holds_up_x509_only_and_the_key_waits_for_it():
     group.upstream.away = False
     group.tick(server, RETRY_AFTER)
     assert group.active().key_id == created.key_id
+
+
+class SmallDevice(BlinkingKeys):
+    """A device that breaks when it is asked for keys without end."""
+
+    def generate(self, key_id, key_type):
+        assert len(self.made) < 20
+        return super().generate(key_id, key_type)
+
+
+class EndingUpstream(FakeUpstream):
+    """An upstream whose own certificate ends at that time."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.end = end
+
+    def mint_x509_ca(self, request, ttl, now):
+        return super().mint_x509_ca(request, min(ttl, self.end - now), now)
+
+
+def test_an_upstream_in_its_last_second_is_given_no_new_key_again_and_again():
+    group = Group(upstream=EndingUpstream(START + MINUTE), keys=SmallDevice())
+    server = group.server()
+    server.start()
+    group.clock.advance(59.9)
+    with pytest.raises(UpstreamUnavailable, match="ends at 2030-01-01T00:01:00Z, too soon to sign anything"):
+        group.tick(server)
+    with pytest.raises(UpstreamUnavailable, match="X509 CA minted by upstream authority is invalid"):
+        group.tick(server, RETRY_AFTER)
+    assert [record.state for record in group.of(Use.X509)] == [State.CREATED]
+    assert len(group.keys.made) == 2
+    group.upstream.end = START + DAY
+    group.tick(server, RETRY_AFTER)
+    assert len(group.keys.made) == 2
+    group.sign(server)
+
+
+def test_an_authority_that_would_be_over_at_once_is_no_reason_for_one_key_after_another():
+    group = Group(CaPolicy(trust_domain=TD, ca_ttl=timedelta(milliseconds=1)), keys=SmallDevice())
+    server = group.server()
+    server.start()
+    group.clock.advance(0.5)
+    with pytest.raises(FailedPrecondition, match="ca_ttl is too short"):
+        group.tick(server)
+    assert len(group.keys.made) == 2
 
 
 # -- what is away comes back

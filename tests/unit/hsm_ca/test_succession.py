@@ -1,6 +1,6 @@
 """What is due for the authorities of one use: decided by the journal and the time alone."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -116,6 +116,12 @@ def test_an_old_authority_is_revoked_a_day_after_its_end_and_forgotten_after_two
 
 ACTIVE_LATER = record(State.ACTIVE, issued=NOW + 20 * HOUR)
 ACTIVE_YEAR = record(State.ACTIVE, life=365 * DAY)
+
+
+def test_an_authority_that_never_ends_is_kept():
+    end = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    for state in (State.OLD, State.REVOKED):
+        assert next_step([ACTIVE, record(state, "b", life=end - NOW)], NOW) is None
 
 
 def test_a_reservation_that_was_abandoned_is_forgotten_at_once():
