@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -112,6 +113,8 @@ class Supervisor:
     async def _start_all(self) -> bool:
         if not await self._start(0):
             return False
+        # An order of this one start: a token that blinks when a worker is started again is waited for, as ever.
+        self._config = replace(self._config, go_on_without_lost_keys=False)
         await asyncio.gather(*(self._start(index) for index in range(1, self._config.workers)))
         return True
 

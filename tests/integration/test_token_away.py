@@ -1,6 +1,8 @@
 """A token that goes away and comes back under a real server: its keys are never replaced, only waited for."""
 
+import os
 import shutil
+import signal
 
 import pytest
 
@@ -106,3 +108,25 @@ async def test_on_orders_a_server_goes_on_with_new_keys_and_the_old_authority_st
             after = {authority.der for authority in (await trouble.bundle()).x509_authorities}
         assert before < after
         assert "Authorities without their keys were given up" in server.log
+
+
+async def test_orders_to_give_up_keys_hold_for_the_start_and_not_for_workers_that_are_started_again(own_token):
+    with server_process(token=own_token, workers=2) as server:
+        server.begin("-goOnWithoutLostKeys")
+        wait_until(lambda: server.has_ended() or server.log.count("Worker serves") == 2)
+        bundle = await server.bundle()
+        hidden = own_token.folder.parent.with_name("hidden")
+        hidden.mkdir()
+        for file in own_token.folder.glob("*-*.object"):
+            shutil.move(file, hidden)
+        for pid in server.pids:
+            os.kill(pid, signal.SIGKILL)
+        given_up = "Authorities without their keys were given up"
+        wait_until(lambda: given_up in server.log or server.log.count("Worker ended and is started again") >= 4)
+        assert given_up not in server.log
+        assert server.log.count("the key manager does not show") >= 2
+        for file in hidden.iterdir():
+            shutil.move(file, own_token.folder)
+        wait_until(lambda: server.log.count("Worker serves") == 4)
+        assert await server.bundle() == bundle
+        assert server.end() == 0
