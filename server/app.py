@@ -21,7 +21,7 @@ from server.parts import Parts
 from server.rate_limits import RateLimits
 from server.registry import REFRESH_EVERY
 from server.server_svid import CHECK_EVERY as SVID_CHECK_EVERY
-from server.shared import Shared, listen_locally
+from server.shared import Shared, check_alone, listen_locally
 from server.upkeep import AGENTS_EVERY, ENTRIES_EVERY, JOURNALS_EVERY
 from server.workers import supervise
 from spiffe_core.errors import InvalidConfig, SpiffeError, Unavailable
@@ -50,6 +50,7 @@ def run(config: ServerConfig) -> int:
         for warning in config.warnings:
             log.warning("Configuration needs attention", detail=warning)
         config.data_dir.mkdir(parents=True, exist_ok=True)
+        check_alone(config)
         if config.workers > 1:
             _check_shareable(config)
             return supervise(config, level)

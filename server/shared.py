@@ -65,6 +65,18 @@ def local_paths(config: ServerConfig) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(path for path in paths if path is not None))
 
 
+def check_alone(config: ServerConfig) -> None:
+    """Make sure that no other server listens on the TCP address, before this one takes anything from it.
+
+    Workers would share the port with those of another server, and a private socket is replaced, whoever listens.
+
+    Raises:
+        InvalidConfig: if somebody does.
+    """
+    for address in addresses(config.bind_address):
+        listen_tcp(address, config.bind_port).close()
+
+
 def listen_locally(config: ServerConfig) -> tuple[socket.socket, ...]:
     """Listen on the private sockets.
 
