@@ -8,6 +8,7 @@ with the serial number of the SVID that it presents.  An agent is never local.
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Flag, auto
+from functools import partial
 from typing import Any, Final, Protocol
 
 import grpc
@@ -123,7 +124,8 @@ class Authorizer:
         role, via = await self._role(method, peer)
         limit = self._limited.get(method.path)
         time_left = context.time_remaining() if limit else None
-        return Call(method, peer, role, via, self._limits, limit, time_left)
+        recheck = partial(self._check_agent, method, peer) if limit and role is Role.AGENT else None
+        return Call(method, peer, role, via, self._limits, limit, time_left, recheck)
 
     async def _role(self, method: Method, peer: Peer) -> tuple[Role, str]:
         allowed = ALLOWED[method.path]

@@ -12,7 +12,8 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -67,17 +68,26 @@ class RateLimits:
         """
         if count > limit.per_second:
             raise ResourceExhausted(f"rate ({count}) exceeds burst size ({limit.per_second})")
-        key = int.from_bytes(blake2b(f"{limit.group}|{address}".encode(), digest_size=8).digest(), "little") or 1
-        fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
-        try:
-            return self._reserve(limit, key, count, deadline)
-        finally:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+        with self._locked():
+            return self._reserve(limit, _key(limit, address), count, deadline)
+
+    def give_back(self, limit: Limit, address: str, count: int) -> None:
+        """Put tokens back that were reserved and not waited for."""
+        with self._locked():
+            self._reserve(limit, _key(limit, address), -count, None)
 
     def close(self) -> None:
         """Let go of the shared memory."""
         self._buckets.close()
         os.close(self.descriptor)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
 
     def _reserve(self, limit: Limit, key: int, count: int, deadline: float | None) -> float:
         now = self._monotonic()
@@ -102,3 +112,7 @@ class RateLimits:
             if since < oldest_since:
                 oldest, oldest_since = offset, since
         return oldest, full, now
+
+
+def _key(limit: Limit, address: str) -> int:
+    return int.from_bytes(blake2b(f"{limit.group}|{address}".encode(), digest_size=8).digest(), "little") or 1

@@ -118,7 +118,7 @@ class AgentService:
         public_key = _public_key(request.params.csr)
         svid = await self._signer.agent_svid(call.id, public_key, call.name)
         serial, not_after = str(svid.serial), unix(svid.not_after)
-        await self._database.run(lambda: self._agents.set_new_serial(call.id, serial, not_after))
+        await self._database.run(lambda: self._agents.set_new_serial(call.id, serial, not_after, beside=call.serial))
         log.info("Agent SVID renewed", agent_id=str(call.id), serial_num=serial)
         return agent_pb2.RenewAgentResponse(svid=x509_svid_to_pb(svid.spiffe_id, svid.chain, svid.not_after))
 

@@ -86,16 +86,20 @@ class Agents:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
-    def set_new_serial(self, agent_id: SpiffeId, serial: str, not_after: int) -> None:
+    def set_new_serial(self, agent_id: SpiffeId, serial: str, not_after: int, *, beside: str) -> None:
         """Record a renewed SVID, which counts from its first use on; the current one counts until then.
+
+        ``beside`` is the serial number of the current one, with which the agent asked: one that has been replaced
+        since, by another attestation or renewal, may not be renewed any more.
 
         Raises:
             NotFound: if there is no such agent.
-            Denied: if it is banned.
+            Denied: if it is banned, or another SVID is current now.
         """
 
         def work(write: Write) -> None:
-            _unbanned(write, agent_id)
+            if _unbanned(write, agent_id).cert_serial != beside:
+                raise Denied("agent SVID is not active any more", DenialReason.AGENT_NOT_ACTIVE)
             _update(write, agent_id, {"new_cert_serial": serial, "new_cert_not_after": not_after})
 
         self._database.write(work)

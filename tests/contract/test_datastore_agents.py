@@ -36,7 +36,7 @@ def test_there_is_no_agent_of_an_unknown_id(datastore):
 
 def test_attesting_again_replaces_everything_and_forgets_a_renewed_svid(datastore):
     first = datastore.agents.create_or_replace(agent("one", "a:1", "a:2", cert_serial="1"))
-    datastore.agents.set_new_serial(first.id, "2", 10)
+    datastore.agents.set_new_serial(first.id, "2", 10, beside="1")
     again = agent("one", "a:2", "b:1", cert_serial="3", cert_not_after=5, can_reattest=True, agent_version="2.0")
     assert datastore.agents.create_or_replace(again) == datastore.agents.get(first.id) == again
     for text, found in (("a:1", 0), ("a:2", 1), ("b:1", 1)):
@@ -57,7 +57,7 @@ def test_servers_at_which_one_agent_attests_at_once_agree(datastore, other):
 
 def test_a_renewed_svid_counts_beside_the_current_one_until_it_is_used(datastore):
     one = datastore.agents.create_or_replace(agent(cert_serial="1", cert_not_after=10))
-    datastore.agents.set_new_serial(one.id, "2", 20)
+    datastore.agents.set_new_serial(one.id, "2", 20, beside="1")
     renewed = replace(one, new_cert_serial="2", new_cert_not_after=20)
     assert datastore.agents.get(one.id) == renewed
     assert not datastore.agents.promote(one.id, "3")
@@ -67,9 +67,24 @@ def test_a_renewed_svid_counts_beside_the_current_one_until_it_is_used(datastore
     assert datastore.agents.get(one.id) == replace(one, cert_serial="2", cert_not_after=20)
 
 
+@pytest.mark.parametrize("now_current", ["another attestation", "another renewal"])
+def test_an_svid_that_is_not_current_any_more_cannot_be_renewed(datastore, other, now_current):
+    one = datastore.agents.create_or_replace(agent(cert_serial="1", cert_not_after=10))
+    if now_current == "another attestation":
+        other.agents.create_or_replace(replace(one, cert_serial="2"))
+    else:
+        other.agents.set_new_serial(one.id, "2", 20, beside="1")
+        assert other.agents.promote(one.id, "2")
+    current = datastore.agents.get(one.id)
+    with pytest.raises(Denied, match="agent SVID is not active any more") as caught:
+        datastore.agents.set_new_serial(one.id, "3", 30, beside="1")
+    assert caught.value.reason is DenialReason.AGENT_NOT_ACTIVE
+    assert datastore.agents.get(one.id) == current
+
+
 def test_a_promotion_that_another_server_made_first_holds_too(datastore, other):
     one = datastore.agents.create_or_replace(agent(cert_serial="1"))
-    datastore.agents.set_new_serial(one.id, "2", 20)
+    datastore.agents.set_new_serial(one.id, "2", 20, beside="1")
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(lambda store: store.agents.promote(one.id, "2"), [datastore, other] * 4))
     assert not datastore.agents.promote(one.id, "1")
@@ -78,7 +93,7 @@ def test_a_promotion_that_another_server_made_first_holds_too(datastore, other):
 
 def test_a_banned_agent_has_no_serial_and_can_do_nothing(datastore):
     one = datastore.agents.create_or_replace(agent(cert_serial="1", cert_not_after=10))
-    datastore.agents.set_new_serial(one.id, "2", 20)
+    datastore.agents.set_new_serial(one.id, "2", 20, beside="1")
     datastore.agents.ban(one.id)
     banned = replace(one, cert_serial="")
     assert datastore.agents.get(one.id) == banned
@@ -86,7 +101,7 @@ def test_a_banned_agent_has_no_serial_and_can_do_nothing(datastore):
     assert not datastore.agents.promote(one.id, "2")
     for attempt in (
         lambda: datastore.agents.create_or_replace(one),
-        lambda: datastore.agents.set_new_serial(one.id, "3", 30),
+        lambda: datastore.agents.set_new_serial(one.id, "3", 30, beside="1"),
     ):
         with pytest.raises(Denied, match="agent is banned") as caught:
             attempt()
@@ -123,7 +138,7 @@ def test_what_needs_an_agent_says_when_there_is_none(datastore):
     for act in (
         lambda: agents.ban(unknown),
         lambda: agents.delete(unknown),
-        lambda: agents.set_new_serial(unknown, "1", 1),
+        lambda: agents.set_new_serial(unknown, "1", 1, beside="1"),
         lambda: agents.set_version(unknown, "1"),
     ):
         with pytest.raises(NotFound, match="agent not found"):
@@ -268,7 +283,7 @@ def test_a_standing_is_what_a_call_is_let_in_by_and_is_never_stale(datastore, ot
         return answers.pop()
 
     assert standing() == Standing("1", "", 9, can_reattest=True)
-    other.agents.set_new_serial(one.id, "2", 20)
+    other.agents.set_new_serial(one.id, "2", 20, beside="1")
     assert standing() == Standing("1", "2", 9, can_reattest=True)
     datastore.agents.promote(one.id, "2")
     assert standing() == Standing("2", "", 20, can_reattest=True)

@@ -100,7 +100,7 @@ def test_every_kind_of_change_is_told_once_by_one_row(datastore, other, feed):
     told(lambda: other.bundles.delete(OTHER_TD, DeleteMode.DISSOCIATE), entries="a", bundles=[OTHER_TD])
     told(lambda: other.entries.prune(9), entries="a")
     told(lambda: other.agents.create_or_replace(one), agents=[one.id])
-    told(lambda: other.agents.set_new_serial(one.id, "2", 3), agents=[one.id])
+    told(lambda: other.agents.set_new_serial(one.id, "2", 3, beside=one.cert_serial), agents=[one.id])
     told(lambda: other.agents.promote(one.id, "2"), agents=[one.id])
     told(lambda: other.agents.ban(one.id), agents=[one.id])
     told(lambda: other.agents.delete(one.id), agents=[one.id])

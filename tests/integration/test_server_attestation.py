@@ -307,8 +307,9 @@ async def test_an_agents_own_id_becomes_a_selector_where_that_is_configured(serv
 
 
 async def test_attesting_again_replaces_selectors_serial_and_a_renewal(served):
-    served.attested("exam/1", selectors=selectors("old:one"), attestation_type="first", agent_version="7")
-    served.datastore.agents.set_new_serial(EXAMINED, "4711", 2_000_000_000)
+    old = served.attested("exam/1", selectors=selectors("old:one"), attestation_type="first", agent_version="7")
+    current = str(old.chain[0].serial_number)
+    served.datastore.agents.set_new_serial(EXAMINED, "4711", 2_000_000_000, beside=current)
     [response] = await examine(served, Examiner(EXAMINED, questions=()))
     [leaf] = parse_chain(tuple(response.result.svid.cert_chain))
     known = served.datastore.agents.get(EXAMINED)

@@ -1,5 +1,6 @@
 """Who may call what: every RPC of the server, called by every kind of caller over real connections."""
 
+import asyncio
 from datetime import timedelta
 from typing import Final
 
@@ -9,6 +10,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 
 from server.authorization import ALLOWED
+from server.rate_limits import POST_STATUS
 from spiffe_core.api.services import methods_of, service_in
 from spiffe_core.api.spire.api.server.agent.v1 import agent_pb2
 from spiffe_core.api.spire.api.server.bundle.v1 import bundle_pb2
@@ -248,7 +250,8 @@ async def test_a_renewed_svid_is_let_in_and_ends_the_one_before_it():
         renewed = served.issue("/spire/agent/x509pop/one")
         leaf, agent_id = renewed.chain[0], SpiffeId(TD, "/spire/agent/x509pop/one")
         end = int(leaf.not_valid_after_utc.timestamp())
-        served.datastore.agents.set_new_serial(agent_id, str(leaf.serial_number), end)
+        current = served.datastore.agents.get(agent_id).cert_serial
+        served.datastore.agents.set_new_serial(agent_id, str(leaf.serial_number), end, beside=current)
         assert await before.refusal(entry_pb2, "GetAuthorizedEntries") is None
         after = await served.remote(renewed)
         assert await after.refusal(entry_pb2, "GetAuthorizedEntries") is None
@@ -267,6 +270,18 @@ async def test_a_banned_agent_is_refused_on_its_next_call():
         await served.local.call(agent_pb2, "BanAgent", id={"trust_domain": TD.name, "path": "/spire/agent/x509pop/one"})
         refusal = await client.refusal(entry_pb2, "GetAuthorizedEntries")
         assert refusal.reason is DenialReason.AGENT_BANNED
+
+
+async def test_an_agent_that_is_banned_while_it_waits_for_its_turn_is_refused():
+    async with serving() as served:
+        client, limits = await served.agent(), served.shared.rate_limits
+        for _ in range(3):
+            limits.reserve(POST_STATUS, "127.0.0.1", POST_STATUS.per_second)
+        waiting = asyncio.ensure_future(client.refusal(agent_pb2, "PostStatus", agent_version="1"))
+        while limits.reserve(POST_STATUS, "127.0.0.1", 0) < 2.05:  # noqa: ASYNC110  until it is its turn after ours
+            await asyncio.sleep(0.01)
+        served.datastore.agents.ban(SpiffeId(TD, "/spire/agent/x509pop/one"))
+        assert (await waiting).reason is DenialReason.AGENT_BANNED
 
 
 async def test_with_a_staleness_a_ban_holds_when_it_has_passed():

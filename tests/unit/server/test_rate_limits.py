@@ -14,7 +14,7 @@ from server.caller import Call, Role
 from server.rate_limits import _SLOTS, ATTEST, POST_STATUS, SIGN_JWT, SIGN_X509, Limit, RateLimits, limits_of
 from spiffe_core.api.services import methods_of, service_in
 from spiffe_core.api.spire.api.server.agent.v1 import agent_pb2
-from spiffe_core.errors import Internal, ResourceExhausted
+from spiffe_core.errors import Denied, Internal, ResourceExhausted
 from spiffe_core.runtime.peers import Peer, PeerKind
 from tests.support.clock import FakeClock
 
@@ -172,6 +172,33 @@ async def test_a_call_waits_for_its_turn(limits):
     await asyncio.sleep(0)
     assert not waiting.done()
     await waiting
+
+
+async def test_nobody_waits_longer_than_a_minute_even_without_a_deadline(limits):
+    for _ in range(61):
+        limits.reserve(TEN, HOST, 10)
+    for time_left in (None, 1000.0):
+        with pytest.raises(ResourceExhausted, match="the wait would exceed the deadline"):
+            await call(limits, limit=TEN, time_left=time_left).rate_limit("x")
+
+
+async def test_who_gives_up_waiting_takes_nothing_from_others(limits):
+    await call(limits, limit=TEN).rate_limit("x", 10)
+    waiting = [asyncio.ensure_future(call(limits, limit=TEN).rate_limit("x", 10)) for _ in range(5)]
+    await asyncio.sleep(0)
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert limits.reserve(TEN, HOST, 1) == pytest.approx(0.1)
+
+
+async def test_who_has_waited_is_looked_at_again(limits):
+    async def refuse():
+        raise Denied("banned meanwhile")
+
+    await call(limits, limit=TEN, recheck=refuse).rate_limit("x", 10)
+    with pytest.raises(Denied, match=r"^banned meanwhile$"):
+        await call(limits, limit=TEN, recheck=refuse).rate_limit("x")
 
 
 async def test_local_calls_and_those_without_a_limit_never_wait(limits):
