@@ -3,10 +3,13 @@
 From the C interface upwards::
 
     cryptoki   one C function each, as Python
+    returns    the return values by name
     faults     what each return value means and what cures it: the one table
     module     the library, initialised once per process, for threads; re-initialised when nobody is in it
     token      which token, and logging in to it once
-    device     its sessions, one operation each, and the ladder of recovery
+    sessions   its sessions: a bounded pool, one operation in each
+    ladder     how often each rung of recovery may be climbed
+    device     a token at work, and the ladder that brings it back
     objects    how our keys are written to a token and read from it
     keys       a key as ``cryptography`` sees it
     manager    the key manager; ``config`` and ``uri`` say what it is told

@@ -12,9 +12,10 @@ from pkcs11 import Attribute, Mechanism, ObjectClass
 
 from keymanagers.base import KeyId, KeyType
 from keymanagers.pkcs11.cryptoki import MechanismCall, Template
-from keymanagers.pkcs11.device import Session
-from keymanagers.pkcs11.faults import REFUSED_TEMPLATE, CryptokiError, NotRepeatable
+from keymanagers.pkcs11.faults import CryptokiError, NotRepeatable
 from keymanagers.pkcs11.objects import EC_PARAMS, StoredKey, cka_id_of, find, handles_of, label_of, read_public
+from keymanagers.pkcs11.returns import REFUSED_TEMPLATE
+from keymanagers.pkcs11.sessions import Session
 from spiffe_core.bundle import PublicKey
 from spiffe_core.errors import AlreadyExists, FailedPrecondition
 

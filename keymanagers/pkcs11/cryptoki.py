@@ -15,7 +15,8 @@ from typing import Any, Final
 from pkcs11 import Attribute, Mechanism, TokenFlag
 
 from keymanagers.pkcs11 import structs
-from keymanagers.pkcs11.faults import PARTIAL, CryptokiError
+from keymanagers.pkcs11.faults import CryptokiError
+from keymanagers.pkcs11.returns import PARTIAL
 from keymanagers.pkcs11.structs import CK_ULONG
 from spiffe_core.errors import InvalidConfig
 

@@ -1,25 +1,23 @@
-"""A token at work: sessions that are used again, one operation in each, and the ladder that brings it back.
-
-A session holds at most one operation at a time, so each operation borrows one.  One that an operation failed in is
-closed, never used again.  Sessions are opened when they are needed, up to a bound that configuration and token set;
-if other programs hold the token's last ones, the bound sinks to what there is.
+"""A token at work: what is done in its sessions, and the ladder that brings it back.
 
 ``run`` is the only way to a token.  When an operation fails in a way that may be cured, the rungs that the table in
-``faults`` names for it are climbed one by one, and the operation starts anew after each.  ``_climb`` is where the
-rungs are.
+``faults`` names for it are climbed one by one, and the operation starts anew after each, in a session that nothing
+was done in before.  ``_climb`` is where the rungs are; ``keymanagers.pkcs11.ladder`` says how often.
+
+What is known to be wrong with the token is kept, for health: a *trouble* ends with the next operation that succeeds;
+one that concerns keys, with the next comparison of all of them.
 """
 
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
 
-from keymanagers.pkcs11.cryptoki import Cryptoki, TokenInfo
-from keymanagers.pkcs11.faults import BUSY, CryptokiError, Rung, Rv, TokenFault
+from keymanagers.pkcs11.faults import Rung, TokenFault
+from keymanagers.pkcs11.ladder import ALONE, Ladder
 from keymanagers.pkcs11.module import Module
+from keymanagers.pkcs11.sessions import NoSession, Session, SessionPool
 from keymanagers.pkcs11.token import Token
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable, SpiffeError
 
@@ -28,33 +26,28 @@ T = TypeVar("T")
 log: Final = structlog.get_logger()
 
 
-class Session:
-    """One open session, and the key handles that were found, and proven, in it."""
+@dataclass(frozen=True, slots=True)
+class TokenStatus:
+    """How a token is doing."""
 
-    __slots__ = ("_needs_login", "cryptoki", "generation", "handle", "keys", "signer")
+    token: str
+    serial: str
+    sessions: int
+    """Open now, beside the one that keeps the login."""
+    bound: int
+    """Most operations at once."""
+    hanging: int
+    """Operations that have not returned for longer than the configured timeout."""
+    trouble: str
+    """What is known to be wrong; empty if nothing is."""
 
-    def __init__(self, cryptoki: Cryptoki, handle: int, generation: int, *, needs_login: bool) -> None:
-        self.cryptoki = cryptoki
-        self.handle = handle
-        self.generation = generation
-        self.signer = cryptoki.signer(handle)
-        self.keys: dict[bytes, int] = {}
-        """Handle of a private key by its CKA_ID."""
-        self._needs_login = needs_login
 
-    def check_sight(self) -> None:
-        """Raise unless the token shows what it holds.
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What an attempt began with: if there is something newer when it fails, somebody else has climbed already."""
 
-        One that is logged out hides private keys, and SoftHSM shows nothing of a token whose folder is gone; both
-        answer a search as if there were no keys.
-
-        Raises:
-            CryptokiError: CKR_USER_NOT_LOGGED_IN, or what the module says of the token.
-        """
-        slot, logged_in = self.cryptoki.session_info(self.handle)
-        if self._needs_login and not logged_in:
-            raise CryptokiError("C_GetSessionInfo", Rv.USER_NOT_LOGGED_IN)
-        self.cryptoki.token_info(slot)
+    generation: int
+    logins: int
 
 
 class Device:
@@ -70,36 +63,39 @@ class Device:
         reinitialize_interval: float,
         monotonic: Callable[[], float],
     ) -> None:
+        """Take the token; the first operation opens it."""
+        self.name = token.name
+        self._module = module
+        self._token = token
+        self._timeout = timeout
+        self._ladder = Ladder(reinitialize_interval=reinitialize_interval, monotonic=monotonic)
+        self._sessions = SessionPool(module, token, most=max_sessions, timeout=timeout, monotonic=monotonic)
+        self._trouble = ""
+        self._key_trouble = ""
+
+    def open(self) -> None:
         """Open the token and log in, so that what is wrong with its configuration shows at once.
 
         Raises:
             InvalidConfig: if the token cannot be used as it is configured.
             KeyManagerUnavailable: if it is not there.
         """
-        self.name = token.name
-        self._module = module
-        self._token = token
-        self._timeout = timeout
-        self._reinitialize_interval = reinitialize_interval
-        self._monotonic = monotonic
-        self._may_reinitialize_at = monotonic()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._open = 0
-        self._idle: list[Session] = []
         try:
-            with module.inside(timeout):
-                self._idle.append(self._open_session())
+            self._sessions.use(lambda _session: None)
         except TokenFault as fault:
             raise fault.translated(self.name, "be opened") from fault
-        assert token.info is not None
-        self._bound = session_bound(max_sessions, token.info)
-        self._permits: SimpleQueue[None] = SimpleQueue()
-        for _ in range(self._bound):
-            self._permits.put(None)
+
+    def status(self) -> TokenStatus:
+        """How the token is doing, as far as is known without asking it."""
+        hanging = self._sessions.hanging()
+        trouble = self._key_trouble or self._trouble
+        if hanging and not trouble:
+            trouble = f'token "{self.name}": {hanging} operations do not return'
+        serial = self._token.info.serial if self._token.info else ""
+        return TokenStatus(self.name, serial, self._sessions.open, self._sessions.bound, hanging, trouble)
 
     def run(self, operation: str, work: Callable[[Session], T], *, fresh: bool = False) -> T:
-        """Do ``work`` in a session of its own; ``fresh`` asks for one that nothing was done in before.
+        """Do ``work`` in a session of its own; ``fresh`` asks for one that is used for nothing before or after.
 
         It may be done several times, until it succeeds: it must not matter if an earlier try got somewhere.
 
@@ -107,70 +103,48 @@ class Device:
             KeyManagerUnavailable: if the token cannot do it now.
             SpiffeError: what the table of faults says, or ``work`` itself raises.
         """
-        rung = 0
+        rung: Rung | None = None
         while True:
-            generation = self._module.generation
+            moment = _Moment(self._module.generation, self._token.logins)
             try:
-                return self._attempt(work, fresh=fresh)
-            except TokenFault as fault:
-                if fault.meaning is BUSY and self._lower_bound():
+                try:
+                    result = self._sessions.use(work, fresh=fresh or rung is not None, keep=not fresh)
+                except TokenFault as fault:
+                    if not self._sessions.make_do(fault):
+                        rung = self._climb(operation, fault, rung, moment)
                     continue
-                rung = self._climb(operation, fault, rung, generation)
-            except InvalidConfig as exc:
-                raise KeyManagerUnavailable(str(exc)) from exc  # it was right at the start: somebody changed the token
+            except NoSession:
+                raise
+            except KeyManagerUnavailable as exc:
+                self._note(exc)
+                raise
+            except InvalidConfig as exc:  # it was right at the start: somebody changed the token
+                self._note(exc)
+                raise KeyManagerUnavailable(str(exc)) from exc
+            else:
+                self._worked(rung, moment)
+                return result
+
+    def complain(self, trouble: str) -> None:
+        """Note what is wrong with the token's keys, or that nothing is."""
+        if trouble and trouble != self._key_trouble:
+            log.error("Token does not hold its keys", token=self.name, error=trouble)
+        elif self._key_trouble and not trouble:
+            log.info("Token holds its keys again", token=self.name)
+        self._key_trouble = trouble
 
     def close(self) -> None:
         """Close the sessions; one that is in use is closed when its operation ends."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        with self._module.inside(self._timeout):
-            self._drop_idle()
-            self._token.close()
+        self._sessions.close()
 
-    def _attempt(self, work: Callable[[Session], T], *, fresh: bool) -> T:
-        try:
-            self._permits.get(timeout=self._timeout)
-        except Empty:
-            raise KeyManagerUnavailable(
-                f'token "{self.name}": none of its {self._bound} sessions became free in {self._timeout:g} s'
-            ) from None
-        try:
-            self._module.enter(self._timeout)
-            try:
-                session = self._take(fresh=fresh)
-                done = False
-                try:
-                    result = work(session)
-                    done = True
-                    return result
-                finally:
-                    if done and not fresh:
-                        self._idle.append(session)
-                        if self._closed:
-                            self._drop_idle()
-                    else:
-                        self._drop(session)
-            finally:
-                self._module.leave()
-        finally:
-            self._permits.put(None)
-
-    def _climb(self, operation: str, fault: TokenFault, last: int, generation: int) -> int:
-        """Climb the next rung for the fault, and return it; raise if there is none left."""
-        rung = next((one for one in fault.meaning.ladder if one > last), None)
-        error = self._error(operation, fault)
-        if rung is None:
-            raise error from fault
-        if rung is Rung.LOGIN:
-            with self._module.inside(self._timeout):
-                self._token.forget_login(generation)
-        elif rung is Rung.MODULE and self._module.generation == generation:
-            if not self._may_reinitialize():
-                raise error from fault
-            self._module.reinitialize(generation, self._timeout)
-        log.warning(
+    def _climb(self, operation: str, fault: TokenFault, last: Rung | None, moment: _Moment) -> Rung:
+        """Climb the next rung for the fault, and return it; raise if there is none left or it is too early."""
+        rung = next((one for one in fault.meaning.ladder if last is None or one > last), None)
+        if rung is None or not self._climbed(rung, moment):
+            raise self._given_up(operation, fault) from fault
+        # A signature that is made anew is a second one to the device: say so, but not at each try while it is away.
+        say = log.debug if self._trouble else log.warning
+        say(
             "Token operation failed, tried again",
             token=self.name,
             operation=operation,
@@ -179,69 +153,56 @@ class Device:
         )
         return rung
 
-    def _error(self, operation: str, fault: TokenFault) -> SpiffeError:
-        error = fault.translated(self.name, operation)
-        return KeyManagerUnavailable(str(error)) if isinstance(error, InvalidConfig) else error
+    def _climbed(self, rung: Rung, moment: _Moment) -> bool:
+        """Whether the rung was climbed, by this thread or another since that moment."""
+        if rung is Rung.SESSION:
+            return self._ladder.may_climb(rung)
+        if not self._ladder.climbing.acquire(timeout=self._timeout):
+            return False
+        try:
+            if rung is Rung.LOGIN:
+                return self._logged_out(moment)
+            return self._reinitialized(moment)
+        finally:
+            self._ladder.climbing.release()
 
-    def _may_reinitialize(self) -> bool:
-        with self._lock:
-            now = self._monotonic()
-            if now < self._may_reinitialize_at:
+    def _logged_out(self, moment: _Moment) -> bool:
+        if moment == _Moment(self._module.generation, self._token.logins):
+            if not self._ladder.may_climb(Rung.LOGIN):
                 return False
-            self._may_reinitialize_at = now + self._reinitialize_interval
-            return True
-
-    def _take(self, *, fresh: bool) -> Session:
-        """A session of this generation, an idle one if there is."""
-        if self._closed:
-            raise KeyManagerUnavailable(f'token "{self.name}": its key manager is closed')
-        while True:
-            try:
-                session = self._idle.pop()
-            except IndexError:
-                return self._open_session()
-            if session.generation == self._module.generation and not fresh:
-                return session
-            self._drop(session)
-            if fresh:
-                return self._open_session()
-
-    def _open_session(self) -> Session:
-        handle = self._token.open_session()
-        with self._lock:
-            self._open += 1
-        return Session(self._module.cryptoki, handle, self._module.generation, needs_login=self._token.needs_login)
-
-    def _drop(self, session: Session) -> None:
-        with self._lock:
-            self._open -= 1
-        if session.generation == self._module.generation:
-            try:
-                self._module.cryptoki.close_session(session.handle)
-            except CryptokiError as exc:
-                log.debug("Session was gone already", token=self.name, reason=str(exc))
-
-    def _drop_idle(self) -> None:
-        while self._idle:
-            with suppress(IndexError):  # another thread took the last one
-                self._drop(self._idle.pop())
-
-    def _lower_bound(self) -> bool:
-        """Make do with the sessions that are open, if there are any; whether there are."""
-        with self._lock:
-            if not self._open:
-                return False
-            if self._bound <= self._open:
-                return True
-            self._bound -= 1
-            bound = self._bound
-        log.warning("Token has fewer sessions than configured", token=self.name, sessions=bound)
-        with suppress(Empty):
-            self._permits.get(timeout=self._timeout)
+            with self._module.inside(self._timeout):
+                self._token.forget_login()
         return True
 
+    def _reinitialized(self, moment: _Moment) -> bool:
+        module = self._module
+        if module.generation == moment.generation:
+            alone = ALONE if module.proven != module.generation else None
+            if not self._ladder.may_climb(Rung.MODULE, longest=alone):
+                return False
+            module.reinitialize(moment.generation, self._timeout)
+        return True
 
-def session_bound(configured: int, info: TokenInfo) -> int:
-    """How many operations a token can do at once: one session less than it allows, since the anchor takes one."""
-    limits = [limit - 1 for limit in (info.max_sessions, info.max_rw_sessions) if limit is not None]
-    return max(1, min([configured, *limits]))
+    def _given_up(self, operation: str, fault: TokenFault) -> SpiffeError:
+        error = fault.translated(self.name, operation)
+        if isinstance(error, InvalidConfig):
+            error = KeyManagerUnavailable(str(error))
+        if fault.of_key:
+            self.complain(str(error))
+        return error
+
+    def _note(self, error: SpiffeError) -> None:
+        """Keep in mind what is wrong, unless it concerns keys, and the rest of the token may work."""
+        if isinstance(error.__cause__, TokenFault) and error.__cause__.of_key:
+            return
+        if not self._trouble:
+            log.warning("Token does not work", token=self.name, error=str(error))
+        self._trouble = str(error)
+
+    def _worked(self, rung: Rung | None, moment: _Moment) -> None:
+        self._module.proven = moment.generation
+        if rung is not None:
+            self._ladder.helped(rung)
+        if self._trouble:
+            self._trouble = ""
+            log.info("Token works again", token=self.name)

@@ -1,8 +1,11 @@
 """What can go wrong with a token, what each return value means, and which rungs of the ladder may cure it.
 
-``MEANING`` is the one place where return values are judged.  A value that is not in it, such as a vendor's own,
-is taken for a lost device.  ``keymanagers.pkcs11.device`` climbs the ladder; what is still wrong at its end
-leaves this package as the error of the table.
+``FAULTS`` is the one place where return values are judged, and each row says how we know.  A value that is not in it,
+such as a vendor's own, is taken for a lost device.  ``keymanagers.pkcs11.device`` climbs the ladder, as often as
+``keymanagers.pkcs11.ladder`` lets it; what is still wrong at its end leaves this package as the error of the table.
+
+Sources: a section is one of PKCS #11 2.40, base specification; a project's name with a number is an issue in its
+public tracker, where somebody met that value in operation.
 """
 
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
+from keymanagers.pkcs11.returns import Rv, name_of
 from spiffe_core.errors import (
     InvalidConfig,
     KeyManagerUnavailable,
@@ -20,7 +24,10 @@ from spiffe_core.errors import (
 
 
 class Rung(IntEnum):
-    """The rungs of recovery, from the cheapest to the one that disturbs every user of the module."""
+    """The rungs of recovery within one token, from the cheapest to the one that disturbs every user of the module.
+
+    Behind the last is the next token (``keymanagers.pkcs11.tokens``).
+    """
 
     SESSION = 1
     """Open another session and find the objects again."""
@@ -30,62 +37,6 @@ class Rung(IntEnum):
     """Re-initialise the library."""
 
 
-class Rv(IntEnum):
-    """Return values of Cryptoki functions, CKR_ left out (PKCS #11 2.40 §5.1)."""
-
-    HOST_MEMORY = 0x2
-    SLOT_ID_INVALID = 0x3
-    GENERAL_ERROR = 0x5
-    FUNCTION_FAILED = 0x6
-    ARGUMENTS_BAD = 0x7
-    NEED_TO_CREATE_THREADS = 0x9
-    CANT_LOCK = 0xA
-    ATTRIBUTE_READ_ONLY = 0x10
-    ATTRIBUTE_SENSITIVE = 0x11
-    ATTRIBUTE_TYPE_INVALID = 0x12
-    ATTRIBUTE_VALUE_INVALID = 0x13
-    ACTION_PROHIBITED = 0x1B
-    DATA_INVALID = 0x20
-    DATA_LEN_RANGE = 0x21
-    DEVICE_ERROR = 0x30
-    DEVICE_MEMORY = 0x31
-    DEVICE_REMOVED = 0x32
-    FUNCTION_NOT_SUPPORTED = 0x54
-    KEY_HANDLE_INVALID = 0x60
-    KEY_SIZE_RANGE = 0x62
-    KEY_TYPE_INCONSISTENT = 0x63
-    KEY_FUNCTION_NOT_PERMITTED = 0x68
-    MECHANISM_INVALID = 0x70
-    MECHANISM_PARAM_INVALID = 0x71
-    OBJECT_HANDLE_INVALID = 0x82
-    OPERATION_ACTIVE = 0x90
-    OPERATION_NOT_INITIALIZED = 0x91
-    PIN_INCORRECT = 0xA0
-    PIN_INVALID = 0xA1
-    PIN_LEN_RANGE = 0xA2
-    PIN_EXPIRED = 0xA3
-    PIN_LOCKED = 0xA4
-    SESSION_CLOSED = 0xB0
-    SESSION_COUNT = 0xB1
-    SESSION_HANDLE_INVALID = 0xB3
-    SESSION_READ_ONLY = 0xB5
-    SESSION_READ_WRITE_SO_EXISTS = 0xB8
-    TEMPLATE_INCOMPLETE = 0xD0
-    TEMPLATE_INCONSISTENT = 0xD1
-    TOKEN_NOT_PRESENT = 0xE0
-    TOKEN_NOT_RECOGNIZED = 0xE1
-    TOKEN_WRITE_PROTECTED = 0xE2
-    USER_ALREADY_LOGGED_IN = 0x100
-    USER_NOT_LOGGED_IN = 0x101
-    USER_PIN_NOT_INITIALIZED = 0x102
-    USER_ANOTHER_ALREADY_LOGGED_IN = 0x104
-    DOMAIN_PARAMS_INVALID = 0x130
-    CURVE_NOT_SUPPORTED = 0x140
-    BUFFER_TOO_SMALL = 0x150
-    CRYPTOKI_NOT_INITIALIZED = 0x190
-    CRYPTOKI_ALREADY_INITIALIZED = 0x191
-
-
 @dataclass(frozen=True, slots=True)
 class Meaning:
     """The error that a caller gets, the rungs that are tried first, and what to do."""
@@ -93,6 +44,14 @@ class Meaning:
     error: type[SpiffeError]
     ladder: tuple[Rung, ...]
     advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row of the table: what a return value means, and how we know."""
+
+    meaning: Meaning
+    source: str
 
 
 LOST_HANDLE: Final = Meaning(KeyManagerUnavailable, (Rung.SESSION,), "the key is not in the token any more")
@@ -106,84 +65,78 @@ FULL: Final = Meaning(ResourceExhausted, (), "the token or the machine has no me
 CANNOT: Final = Meaning(Unsupported, (), "the token cannot do that: choose another key type or token")
 READ_ONLY: Final = Meaning(Unsupported, (), "the token does not let itself be written to")
 WRONG_PIN: Final = Meaning(
-    InvalidConfig, (), "correct the PIN file: this PIN is not tried again, since tokens lock after a few wrong ones"
+    InvalidConfig, (), "correct the PIN: this one is not tried again, since tokens lock after a few wrong ones"
 )
 PIN_NEEDS_OPERATOR: Final = Meaning(KeyManagerUnavailable, (), "its security officer must set the user PIN anew")
 OTHER_USER: Final = Meaning(KeyManagerUnavailable, (), "its security officer is logged in by this process")
 OUR_FAULT: Final = Meaning(KeyManagerUnavailable, (Rung.SESSION,), "the module refused a call that should be right")
 
-MEANING: Final[Mapping[int, Meaning]] = {
-    Rv.HOST_MEMORY: FULL,
-    Rv.SLOT_ID_INVALID: LOST_MODULE,
-    Rv.GENERAL_ERROR: LOST_SESSION,
-    Rv.FUNCTION_FAILED: LOST_SESSION,
-    Rv.ARGUMENTS_BAD: OUR_FAULT,
-    Rv.ATTRIBUTE_READ_ONLY: CANNOT,
-    Rv.ATTRIBUTE_SENSITIVE: CANNOT,
-    Rv.ATTRIBUTE_TYPE_INVALID: CANNOT,
-    Rv.ATTRIBUTE_VALUE_INVALID: CANNOT,
-    Rv.ACTION_PROHIBITED: CANNOT,
-    Rv.DATA_INVALID: CANNOT,
-    Rv.DATA_LEN_RANGE: CANNOT,
-    Rv.DEVICE_ERROR: LOST_SESSION,
-    Rv.DEVICE_MEMORY: FULL,
-    Rv.DEVICE_REMOVED: LOST_MODULE,
-    Rv.FUNCTION_NOT_SUPPORTED: CANNOT,
-    Rv.KEY_HANDLE_INVALID: LOST_HANDLE,
-    Rv.KEY_SIZE_RANGE: CANNOT,
-    Rv.KEY_TYPE_INCONSISTENT: LOST_HANDLE,
-    Rv.KEY_FUNCTION_NOT_PERMITTED: CANNOT,
-    Rv.MECHANISM_INVALID: CANNOT,
-    Rv.MECHANISM_PARAM_INVALID: CANNOT,
-    Rv.OBJECT_HANDLE_INVALID: LOST_HANDLE,
-    Rv.OPERATION_ACTIVE: OUR_FAULT,
-    Rv.OPERATION_NOT_INITIALIZED: LOST_SESSION,
-    Rv.PIN_INCORRECT: WRONG_PIN,
-    Rv.PIN_INVALID: WRONG_PIN,
-    Rv.PIN_LEN_RANGE: WRONG_PIN,
-    Rv.PIN_EXPIRED: PIN_NEEDS_OPERATOR,
-    Rv.PIN_LOCKED: PIN_NEEDS_OPERATOR,
-    Rv.SESSION_CLOSED: LOST_SESSION,
-    Rv.SESSION_COUNT: BUSY,
-    Rv.SESSION_HANDLE_INVALID: LOST_SESSION,
-    Rv.SESSION_READ_ONLY: READ_ONLY,
-    Rv.SESSION_READ_WRITE_SO_EXISTS: OTHER_USER,
-    Rv.TEMPLATE_INCOMPLETE: CANNOT,
-    Rv.TEMPLATE_INCONSISTENT: CANNOT,
-    Rv.TOKEN_NOT_PRESENT: LOST_MODULE,
-    Rv.TOKEN_NOT_RECOGNIZED: LOST_MODULE,
-    Rv.TOKEN_WRITE_PROTECTED: READ_ONLY,
-    Rv.USER_NOT_LOGGED_IN: LOST_LOGIN,
-    Rv.USER_PIN_NOT_INITIALIZED: PIN_NEEDS_OPERATOR,
-    Rv.USER_ANOTHER_ALREADY_LOGGED_IN: OTHER_USER,
-    Rv.DOMAIN_PARAMS_INVALID: CANNOT,
-    Rv.CURVE_NOT_SUPPORTED: CANNOT,
-    Rv.BUFFER_TOO_SMALL: OUR_FAULT,
-    Rv.CRYPTOKI_NOT_INITIALIZED: LOST_MODULE,
+FAULTS: Final[Mapping[int, Fault]] = {
+    Rv.HOST_MEMORY: Fault(FULL, "§5.1.1: the machine has too little memory"),
+    Rv.SLOT_ID_INVALID: Fault(LOST_MODULE, "§5.1.6; slots are numbered anew: OpenSC 1603, privacyidea 1309"),
+    Rv.GENERAL_ERROR: Fault(
+        LOST_SESSION, "§5.1.1: may be unrecoverable; a wedged TPM context until C_Finalize: thin-edge.io 4353"
+    ),
+    Rv.FUNCTION_FAILED: Fault(
+        LOST_SESSION, "§5.1.1: worth another try; a lost connector of a YubiHSM: yubihsm-shell 267 and 541"
+    ),
+    Rv.ARGUMENTS_BAD: Fault(OUR_FAULT, "§5.1.6"),
+    Rv.ATTRIBUTE_READ_ONLY: Fault(CANNOT, "§5.1.6"),
+    Rv.ATTRIBUTE_SENSITIVE: Fault(CANNOT, "§5.1.6"),
+    Rv.ATTRIBUTE_TYPE_INVALID: Fault(CANNOT, "§5.1.6"),
+    Rv.ATTRIBUTE_VALUE_INVALID: Fault(CANNOT, "§5.1.6"),
+    Rv.ACTION_PROHIBITED: Fault(CANNOT, "§5.1.6"),
+    Rv.DATA_INVALID: Fault(CANNOT, "§5.1.6"),
+    Rv.DATA_LEN_RANGE: Fault(CANNOT, "§5.1.6"),
+    Rv.DEVICE_ERROR: Fault(LOST_SESSION, "§5.1.3: some problem of token or slot; thin-edge.io 4353"),
+    Rv.DEVICE_MEMORY: Fault(FULL, "§5.1.3: the token has too little memory"),
+    Rv.DEVICE_REMOVED: Fault(LOST_MODULE, "§5.1.2: removed while the call ran; thin-edge.io 4353"),
+    Rv.FUNCTION_NOT_SUPPORTED: Fault(CANNOT, "§5.1.6"),
+    Rv.KEY_HANDLE_INVALID: Fault(LOST_HANDLE, "§5.1.6; handles from before a reconnection: pkcs11-provider 494"),
+    Rv.KEY_SIZE_RANGE: Fault(CANNOT, "§5.1.6"),
+    Rv.KEY_TYPE_INCONSISTENT: Fault(LOST_HANDLE, "§5.1.6; a handle that names another key by now: pkcs11-provider 495"),
+    Rv.KEY_FUNCTION_NOT_PERMITTED: Fault(
+        LOST_HANDLE, "§5.1.6: the key must not sign; ours may, so the handle names another key: pkcs11-provider 495"
+    ),
+    Rv.MECHANISM_INVALID: Fault(CANNOT, "§5.1.6"),
+    Rv.MECHANISM_PARAM_INVALID: Fault(CANNOT, "§5.1.6"),
+    Rv.OBJECT_HANDLE_INVALID: Fault(LOST_HANDLE, "§5.1.6; handles from before a reconnection: pkcs11-provider 494"),
+    Rv.OPERATION_ACTIVE: Fault(OUR_FAULT, "§5.1.6; two operations in one session: boulder 795"),
+    Rv.OPERATION_NOT_INITIALIZED: Fault(
+        LOST_SESSION, "§5.1.6: after C_SignInit only if the session was lost in between"
+    ),
+    Rv.PIN_INCORRECT: Fault(WRONG_PIN, "§5.1.6; retried until the token locked: pkcs11-provider 455"),
+    Rv.PIN_INVALID: Fault(WRONG_PIN, "§5.1.6: it has characters that no PIN has"),
+    Rv.PIN_LEN_RANGE: Fault(WRONG_PIN, "§5.1.6"),
+    Rv.PIN_EXPIRED: Fault(PIN_NEEDS_OPERATOR, "§5.1.6"),
+    Rv.PIN_LOCKED: Fault(PIN_NEEDS_OPERATOR, "§5.1.6"),
+    Rv.SESSION_CLOSED: Fault(LOST_SESSION, "§5.1.2: closed while the call ran; thin-edge.io 4353"),
+    Rv.SESSION_COUNT: Fault(BUSY, "§5.1.6: too many open; 16 in a YubiHSM: offline-keystore 44 and 190"),
+    Rv.SESSION_HANDLE_INVALID: Fault(LOST_SESSION, "§5.1.2; pooled for ever: crypto11 142"),
+    Rv.SESSION_READ_ONLY: Fault(READ_ONLY, "§5.1.6"),
+    Rv.SESSION_READ_WRITE_SO_EXISTS: Fault(OTHER_USER, "§5.1.6"),
+    Rv.TEMPLATE_INCOMPLETE: Fault(CANNOT, "§5.1.6"),
+    Rv.TEMPLATE_INCONSISTENT: Fault(CANNOT, "§5.1.6"),
+    Rv.TOKEN_NOT_PRESENT: Fault(LOST_MODULE, "§5.1.3; thin-edge.io 4353"),
+    Rv.TOKEN_NOT_RECOGNIZED: Fault(LOST_MODULE, "§5.1.6; thin-edge.io 4353"),
+    Rv.TOKEN_WRITE_PROTECTED: Fault(READ_ONLY, "§5.1.6"),
+    Rv.USER_NOT_LOGGED_IN: Fault(LOST_LOGIN, "§5.1.6; a C_Logout anywhere in the process ends it for all: cfssl 329"),
+    Rv.USER_PIN_NOT_INITIALIZED: Fault(PIN_NEEDS_OPERATOR, "§5.1.6"),
+    Rv.USER_ANOTHER_ALREADY_LOGGED_IN: Fault(OTHER_USER, "§5.1.6"),
+    Rv.DOMAIN_PARAMS_INVALID: Fault(CANNOT, "§5.1.6"),
+    Rv.CURVE_NOT_SUPPORTED: Fault(CANNOT, "§5.1.6"),
+    Rv.BUFFER_TOO_SMALL: Fault(OUR_FAULT, "§5.1.6"),
+    Rv.CRYPTOKI_NOT_INITIALIZED: Fault(LOST_MODULE, "§5.1.6; a client library that gave its HSM up: Pkcs11Interop 214"),
 }
-
-REFUSED_PIN: Final = frozenset({Rv.PIN_INCORRECT, Rv.PIN_INVALID, Rv.PIN_LEN_RANGE})
-"""The PIN itself is wrong: it must not be tried again."""
-CANNOT_LOCK: Final = frozenset({Rv.CANT_LOCK, Rv.ARGUMENTS_BAD, Rv.NEED_TO_CREATE_THREADS, Rv.FUNCTION_NOT_SUPPORTED})
-"""C_Initialize: the library does not do its own locking."""
-REFUSED_TEMPLATE: Final = frozenset(
-    {
-        Rv.ATTRIBUTE_READ_ONLY,
-        Rv.ATTRIBUTE_TYPE_INVALID,
-        Rv.ATTRIBUTE_VALUE_INVALID,
-        Rv.TEMPLATE_INCONSISTENT,
-        Rv.ACTION_PROHIBITED,
-    }
-)
-"""C_GenerateKeyPair: an attribute is not to the module's liking; one that may be left out perhaps."""
-PARTIAL: Final = frozenset({Rv.ATTRIBUTE_SENSITIVE, Rv.ATTRIBUTE_TYPE_INVALID, Rv.BUFFER_TOO_SMALL})
-"""C_GetAttributeValue: some of the values are there."""
+UNKNOWN: Final = Fault(LOST_SESSION, "vendors have values of their own: CKR_VENDOR_DEFINED and above")
 
 
 class TokenFault(Exception):
     """Something went wrong between us and a token; inside this package only."""
 
     meaning: Meaning = LOST_SESSION
+    of_key: bool = False
+    """Whether it is about one key, and the token may do well with others."""
 
     def translated(self, token: str, operation: str) -> SpiffeError:
         """The error for those above, naming the token and what was being done."""
@@ -197,7 +150,7 @@ class CryptokiError(TokenFault):
         super().__init__(f"{function} returned {name_of(rv)}")
         self.function = function
         self.rv = rv
-        self.meaning = MEANING.get(rv, LOST_SESSION)
+        self.meaning = FAULTS.get(rv, UNKNOWN).meaning
 
 
 class TokenAbsent(TokenFault):
@@ -210,6 +163,7 @@ class KeyAbsent(TokenFault):
     """The token answers but does not show a key that it must hold."""
 
     meaning = Meaning(KeyManagerUnavailable, (Rung.SESSION, Rung.MODULE), "check that it is the right token")
+    of_key = True
 
     def __init__(self) -> None:
         super().__init__("the token does not show the key")
@@ -221,6 +175,7 @@ class KeyChanged(TokenFault):
     meaning = Meaning(
         KeyManagerUnavailable, (Rung.SESSION,), "nothing was signed: find out who replaced the token or the key"
     )
+    of_key = True
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is not that of the key")
@@ -232,11 +187,3 @@ class NotRepeatable(TokenFault):
     def __init__(self, fault: TokenFault) -> None:
         super().__init__(str(fault))
         self.meaning = replace(fault.meaning, ladder=())
-
-
-def name_of(rv: int) -> str:
-    """The return value as text: ``CKR_DEVICE_REMOVED``, or its number."""
-    try:
-        return f"CKR_{Rv(rv).name}"
-    except ValueError:
-        return f"{rv:#x}"

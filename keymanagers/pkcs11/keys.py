@@ -19,9 +19,10 @@ from pkcs11 import MGF, Mechanism
 
 from keymanagers.base import PrivateKey
 from keymanagers.pkcs11.cryptoki import MechanismCall
-from keymanagers.pkcs11.device import Device, Session
+from keymanagers.pkcs11.device import Device
 from keymanagers.pkcs11.faults import KeyChanged
 from keymanagers.pkcs11.objects import StoredKey, private_handles
+from keymanagers.pkcs11.sessions import Session
 from keymanagers.sealed import RsaHash, SealedEcKey, SealedRsaKey
 from spiffe_core.errors import KeyManagerUnavailable
 

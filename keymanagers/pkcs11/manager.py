@@ -13,10 +13,12 @@ from keymanagers.base import Key, KeyId, KeyType, check_key_id, key_type_of
 from keymanagers.pkcs11 import module as modules
 from keymanagers.pkcs11.config import Pkcs11Config
 from keymanagers.pkcs11.creation import create, destroy
-from keymanagers.pkcs11.device import Device, Session
+from keymanagers.pkcs11.device import Device
 from keymanagers.pkcs11.keys import TokenSigner, remote_key
+from keymanagers.pkcs11.ladder import LOGIN_PAUSE
 from keymanagers.pkcs11.objects import StoredKey, private_handles, stored_keys
 from keymanagers.pkcs11.readback import read_back
+from keymanagers.pkcs11.sessions import Session
 from keymanagers.pkcs11.token import Token
 from spiffe_core.errors import KeyNotFound
 
@@ -40,14 +42,24 @@ class Pkcs11KeyManager:
         self._closed = False
         self._module = modules.acquire(Path(config.library))
         try:
-            self._device = Device(
+            interval = config.reinitialize_interval.total_seconds()
+            token = Token(
                 self._module,
-                Token(self._module, config.selector, config.pin()),
-                max_sessions=config.max_sessions,
+                config.selector,
+                config.pin(),
                 timeout=self._timeout,
-                reinitialize_interval=config.reinitialize_interval.total_seconds(),
+                login_pause=min(LOGIN_PAUSE, interval),
                 monotonic=monotonic,
             )
+            self._device = Device(
+                self._module,
+                token,
+                max_sessions=config.max_sessions,
+                timeout=self._timeout,
+                reinitialize_interval=interval,
+                monotonic=monotonic,
+            )
+            self._device.open()
         except BaseException:
             modules.release(self._module, self._timeout)
             raise

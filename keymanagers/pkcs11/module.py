@@ -25,8 +25,9 @@ from typing import Final
 import structlog
 
 from keymanagers.pkcs11.cryptoki import Cryptoki
-from keymanagers.pkcs11.faults import CANNOT_LOCK, CryptokiError, Rv
+from keymanagers.pkcs11.faults import CryptokiError
 from keymanagers.pkcs11.gate import Gate, GateTimeout
+from keymanagers.pkcs11.returns import CANNOT_LOCK, Rv
 from spiffe_core.errors import KeyManagerUnavailable
 
 _EXIT_TIMEOUT: Final = 2.0
@@ -52,6 +53,8 @@ class Module:
         self.cryptoki = Cryptoki(path)
         self.generation = 0
         """Grows with each re-initialisation."""
+        self.proven = -1
+        """The generation in which an operation last succeeded."""
         self.users = 0
         self.pid = os.getpid()
         """Of the process that loaded it; a forked child has another and may use nothing of it."""
@@ -74,8 +77,8 @@ class Module:
         """Whether the library bears several threads at once."""
         return self._one_at_a_time is None
 
-    def enter(self, timeout: float) -> None:
-        """Begin a stretch of calls to the library; ``leave`` must follow.
+    def enter(self, timeout: float, visitor: object = None) -> None:
+        """Begin a stretch of calls to the library on behalf of ``visitor``; ``leave`` must follow.
 
         Raises:
             KeyManagerUnavailable: if the module is being re-initialised and that does not end in time, or if
@@ -84,7 +87,7 @@ class Module:
         if os.getpid() != self.pid:
             raise _forked(self.path)
         try:
-            self._gate.enter(timeout)
+            self._gate.enter(timeout, visitor)
         except GateTimeout as exc:
             raise KeyManagerUnavailable(f"module {self.path} is being re-initialised: {exc}") from exc
         if self._one_at_a_time is not None and not self._one_at_a_time.acquire(timeout=timeout):
@@ -96,6 +99,10 @@ class Module:
         if self._one_at_a_time is not None:
             self._one_at_a_time.release()
         self._gate.leave()
+
+    def overdue(self, seconds: float, visitor: object) -> int:
+        """How many calls for that visitor have not returned for longer than so many seconds."""
+        return self._gate.overdue(seconds, visitor)
 
     @contextmanager
     def inside(self, timeout: float) -> Iterator[Cryptoki]:

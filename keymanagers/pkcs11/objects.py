@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pkcs11 import Attribute, ObjectClass
 
 from keymanagers.base import KeyId, KeyType
-from keymanagers.pkcs11.device import Session
 from keymanagers.pkcs11.faults import KeyAbsent, KeyChanged
+from keymanagers.pkcs11.sessions import Session
 from spiffe_core.bundle import PublicKey
 
 EC_PARAMS: Final = {

@@ -8,7 +8,7 @@ from pkcs11 import Attribute, Mechanism, ObjectClass
 from pkcs11 import KeyType as CkKeyType
 
 from keymanagers.pkcs11.cryptoki import UNAVAILABLE
-from keymanagers.pkcs11.device import Session
+from keymanagers.pkcs11.sessions import Session
 
 
 def _flag(value: bytes) -> bool:

@@ -2,14 +2,19 @@
 
 A token is chosen by what it says of itself, never by its slot, whose number changes.  From the first time on its
 serial number counts too: another token that takes its label is not the same.  Login belongs to the process and the
-token, and lasts while a session is open; so one session, the *anchor*, is held for that alone.  All of this
-belongs to one generation of the module and is done again in the next.
+token, and lasts while a session is open; so one session, the *anchor*, is held for that alone, unless the token has
+no other: then operations run in the anchor.  All of this belongs to one generation of the module and is done again
+in the next.
+
+A login that failed, for whatever reason but its PIN, is tried again after a pause only: some tokens count it.
 
 Every method is called inside the module's gate.
 """
 
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -17,9 +22,11 @@ from pkcs11 import TokenFlag
 
 from keymanagers.pkcs11.config import TokenSelector
 from keymanagers.pkcs11.cryptoki import TokenInfo
-from keymanagers.pkcs11.faults import REFUSED_PIN, CryptokiError, Rv, TokenAbsent
+from keymanagers.pkcs11.faults import CryptokiError, NotRepeatable, TokenAbsent
+from keymanagers.pkcs11.ladder import LOGIN_PAUSE, Pause
 from keymanagers.pkcs11.module import Module
 from keymanagers.pkcs11.pin import PinFile, remember_refused, was_refused
+from keymanagers.pkcs11.returns import REFUSED_PIN, Rv
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable
 
 _NO_TOKEN: Final = frozenset({Rv.TOKEN_NOT_PRESENT, Rv.TOKEN_NOT_RECOGNIZED, Rv.SLOT_ID_INVALID})
@@ -28,17 +35,33 @@ _NO_TOKEN: Final = frozenset({Rv.TOKEN_NOT_PRESENT, Rv.TOKEN_NOT_RECOGNIZED, Rv.
 class Token:
     """The token that a key manager uses."""
 
-    def __init__(self, module: Module, selector: TokenSelector, pin: PinFile | None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        selector: TokenSelector,
+        pin: PinFile | None,
+        *,
+        timeout: float,
+        login_pause: float = LOGIN_PAUSE,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = selector.name
+        self.logins = 0
+        """Grows whenever the login is made anew, or given up."""
         self.info: TokenInfo | None = None
         """What the token said of itself when it was last chosen."""
         self._module = module
         self._selector = selector
         self._pin = pin
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._generation = -1
         self._slot = 0
         self._anchor: int | None = None
+        self._given = 0
+        """Sessions that are open beside the anchor."""
+        self._login_pause = Pause(login_pause, monotonic)
+        self._login_fault: CryptokiError | None = None
 
     @property
     def needs_login(self) -> bool:
@@ -46,33 +69,67 @@ class Token:
         return self.info is not None and bool(self.info.flags & TokenFlag.LOGIN_REQUIRED)
 
     def open_session(self) -> int:
-        """Open a session, logged in.
+        """Open a session, logged in; the anchor itself if the token has no other.
 
         Raises:
             TokenFault: if it is not there, or the module says no.
             InvalidConfig: if several tokens match, it is not initialised, or the PIN is unusable.
             KeyManagerUnavailable: if it is out of order, or a login would endanger it.
         """
-        with self._lock:
+        with self._locked():
             if self._anchor is None or self._generation != self._module.generation:
                 self._set_up()
-            return self._module.cryptoki.open_session(self._slot)
+            slot = self._slot
+            self._given += 1
+        try:
+            return self._module.cryptoki.open_session(slot)
+        except CryptokiError as exc:
+            with self._locked():
+                self._given -= 1
+                if exc.rv != Rv.SESSION_COUNT or self._given or self._anchor is None:
+                    raise
+                self._given += 1
+                return self._anchor
 
-    def forget_login(self, generation: int) -> None:
-        """Log in again for the next session, unless that is another generation's business."""
-        with self._lock:
-            if self._generation == generation:
+    def close_session(self, handle: int, generation: int) -> None:
+        """Close what ``open_session`` gave, as far as it is still there."""
+        with self._locked():
+            if generation != self._generation:
+                return
+            self._given -= 1
+            if handle == self._anchor:
                 self._drop_anchor()
+                return
+        if generation == self._module.generation:
+            with suppress(CryptokiError):  # it is gone already, which is what is wanted
+                self._module.cryptoki.close_session(handle)
+
+    def forget_login(self) -> None:
+        """Log in again for the next session."""
+        with self._locked():
+            self._drop_anchor()
 
     def close(self) -> None:
         """Let go of the anchor."""
-        with self._lock:
+        with self._locked():
             self._drop_anchor()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One at a time, but nobody waits for ever for a call that hangs."""
+        if not self._lock.acquire(timeout=self._timeout):
+            raise KeyManagerUnavailable(f'token "{self.name}": a login or an opened session does not return')
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _set_up(self) -> None:
         """Choose the token, open the anchor and log in."""
         cryptoki = self._module.cryptoki
         self._drop_anchor()
+        if self._generation != self._module.generation:
+            self._given = 0
         self._slot, self.info = choose(self._module, self._selector)
         self._selector = replace(self._selector, serial=self.info.serial)
         self._generation = self._module.generation
@@ -99,16 +156,22 @@ class Token:
                     f'pin_source: token "{self.name}" has refused this PIN before; it is not tried again, since tokens '
                     f"lock after a few wrong ones: correct {self._pin.path}"
                 )
+            if not self._login_pause.take():
+                assert self._login_fault is not None
+                raise NotRepeatable(self._login_fault)
             try:
                 module.cryptoki.login(session, pin)
             except CryptokiError as exc:
-                if exc.rv == Rv.USER_ALREADY_LOGGED_IN:
-                    return
-                if exc.rv in REFUSED_PIN:
-                    remember_refused(identity, pin)
-                raise
+                if exc.rv != Rv.USER_ALREADY_LOGGED_IN:
+                    self._login_fault = exc
+                    if exc.rv in REFUSED_PIN:
+                        remember_refused(identity, pin)
+                        self._login_pause.helped()  # another PIN may be tried at once
+                    raise
+            self._login_pause.helped()
 
     def _drop_anchor(self) -> None:
+        self.logins += 1
         if self._anchor is not None and self._generation == self._module.generation:
             with suppress(CryptokiError):  # it is gone already, which is what is wanted
                 self._module.cryptoki.close_session(self._anchor)

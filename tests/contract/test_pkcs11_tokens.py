@@ -12,8 +12,8 @@ from pkcs11 import TokenFlag
 
 from keymanagers.base import Key, KeyId, KeyType
 from keymanagers.pkcs11 import module as modules
-from keymanagers.pkcs11.faults import Rv
 from keymanagers.pkcs11.manager import Pkcs11KeyManager
+from keymanagers.pkcs11.returns import Rv
 from keymanagers.pkcs11.uri import Pkcs11Uri
 from keymanagers.registry import open_key_manager
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable, SpiffeError
