@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from spiffe_core.api.services import Method
-from spiffe_core.errors import Internal, InvalidInput, SpiffeError, Unauthenticated
+from spiffe_core.errors import Cancelled, Internal, InvalidInput, SpiffeError, Unauthenticated
 from spiffe_core.runtime.frontdoor import FrontDoor
 from spiffe_core.runtime.metrics import Metrics
 from spiffe_core.runtime.peers import PeerProcess
@@ -79,7 +79,7 @@ class AgentGate:
         self._metrics.rpc(method.path, code, perf_counter() - call.begun if call else 0.0)
         if call is not None and method.path.startswith(WORKLOAD_API):
             self.open_calls -= 1
-        if error is None:
+        if error is None or isinstance(error, Cancelled):
             return
         event, fields = (call.failure, call.log_fields() | call.facts) if call else (FAILED, _names(method))
         if event:

@@ -11,6 +11,7 @@ import structlog
 
 from server.caller import Call
 from spiffe_core.errors import SpiffeError
+from spiffe_core.runtime.calls import code_name
 from spiffe_core.runtime.rpc import code_of
 
 _HEALTH: Final = "/grpc.health.v1.Health/"
@@ -44,7 +45,7 @@ class AuditLog:
 
 def go_name(error: SpiffeError) -> str:
     """The status code of an error as Go writes it: ``InvalidArgument``."""
-    return code_of(error).name.title().replace("_", "")
+    return code_name(code_of(error))
 
 
 def _caller(call: Call) -> dict[str, Any]:

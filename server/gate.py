@@ -10,7 +10,7 @@ from server.audit import AuditLog, go_name
 from server.authorization import Authorizer, require_peer
 from server.caller import Call
 from spiffe_core.api.services import Method
-from spiffe_core.errors import Denied, Internal, SpiffeError
+from spiffe_core.errors import Cancelled, Denied, Internal, SpiffeError
 from spiffe_core.runtime.frontdoor import FrontDoor
 from spiffe_core.runtime.metrics import Metrics
 from spiffe_core.runtime.peers import Peer
@@ -51,7 +51,8 @@ class ServerGate:
         if call is None:  # it was not let in, and ``admit`` has said so
             return
         if error is not None:
-            report = log.error if isinstance(error, Internal) else log.warning
+            quiet = log.debug if isinstance(error, Cancelled) else log.warning
+            report = log.error if isinstance(error, Internal) else quiet
             report("RPC failed", status_code=code, error=str(error), **call.log_fields(), **call.facts)
         self._audit.call(call, error)
 

@@ -14,6 +14,7 @@
      ├─ AlreadyExists
      ├─ FailedPrecondition   the request is right, the state is not
      ├─ ResourceExhausted    a rate, queue or quota is full: slow down
+     ├─ Cancelled            the caller gave up before it had an answer
      ├─ Unsupported          this server does not do that
      ├─ Internal             our own fault, with a text that the caller may see
      └─ Unavailable          try again
@@ -114,6 +115,10 @@ class FailedPrecondition(SpiffeError):
 
 class ResourceExhausted(SpiffeError):
     """A rate limit, queue or quota is full."""
+
+
+class Cancelled(SpiffeError):
+    """The caller gave up; only logs are told."""
 
 
 class Unsupported(SpiffeError):

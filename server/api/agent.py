@@ -145,12 +145,14 @@ class AgentService:
         """List the agents that a filter chooses, in pages."""
         wanted = _filter(request.filter, call)
         mask = request.output_mask if request.HasField("output_mask") else None
-        page = await self._database.run(
-            lambda: self._agents.list(wanted, page_size=request.page_size, page_token=request.page_token)
-        )
-        return agent_pb2.ListAgentsResponse(
-            agents=[agent_to_pb(agent, mask) for agent in page.items], next_page_token=page.next_token
-        )
+
+        def work() -> agent_pb2.ListAgentsResponse:
+            page = self._agents.list(wanted, page_size=request.page_size, page_token=request.page_token)
+            return agent_pb2.ListAgentsResponse(
+                agents=[agent_to_pb(agent, mask) for agent in page.items], next_page_token=page.next_token
+            )
+
+        return await self._database.run(work)
 
     async def GetAgent(self, request: agent_pb2.GetAgentRequest, call: Call) -> types_pb2.Agent:
         """Show one agent."""
@@ -185,16 +187,21 @@ class AgentService:
             call.facts.update(spiffe_id=str(alias))
         token = JoinToken(request.token or str(uuid4()), unix(self._clock.now()) + request.ttl)
         parent = join_token_agent_id(self._trust_domain, token.value)
-        await self._database.run(lambda: self._join_tokens.create(token))
+        entry = None
         if alias is not None:
             entry = Entry(spiffe_id=alias, parent_id=parent, selectors=(Selector("spiffe_id", str(parent)),))
-            outcome = (await self._database.run(lambda: self._entries.create_batch([entry])))[0]
-            if outcome.error is not None:
-                await self._database.run(lambda: self._join_tokens.take(token.value))
-                raise Internal(f"failed to create join token registration entry: {outcome.error}")
+        await self._database.run(lambda: self._make_token(token, entry))
         return join_token_to_pb(token)
 
     # ------------------------------------------------------------------------------------------------------
+
+    def _make_token(self, token: JoinToken, alias: Entry | None) -> None:
+        """Store a token and the entry that goes with it; without that, there is no token either."""
+        self._join_tokens.create(token)
+        error = self._entries.create_batch([alias])[0].error if alias else None
+        if error is not None:
+            self._join_tokens.take(token.value)
+            raise Internal(f"failed to create join token registration entry: {error}")
 
     async def _admit(
         self, kind: str, attested: Attested, public_key: PublicKey

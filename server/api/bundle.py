@@ -1,7 +1,6 @@
 """The Bundle service: the trust domain's own bundle, and those of the trust domains it federates with."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sized
 from typing import Final, Protocol
 
 from server.audit import AuditLog
@@ -122,8 +121,10 @@ class BundleService:
         self, request: bundle_pb2.BatchCreateFederatedBundleRequest, call: Call
     ) -> bundle_pb2.BatchCreateFederatedBundleResponse:
         """Store bundles that must be new."""
-        response = bundle_pb2.BatchCreateFederatedBundleResponse()
-        await self._store_each(request, response, call, ("creating", "unable to create bundle"), self._bundles.create)
+        response, words = bundle_pb2.BatchCreateFederatedBundleResponse(), ("creating", "unable to create bundle")
+        await self._batch(
+            request.bundle, lambda: self._store_each(request, response, call, words, self._bundles.create)
+        )
         return response
 
     async def BatchUpdateFederatedBundle(
@@ -131,22 +132,20 @@ class BundleService:
     ) -> bundle_pb2.BatchUpdateFederatedBundleResponse:
         """Change the parts of stored bundles that the input mask names."""
         fields = _fields_of(request.input_mask) if request.HasField("input_mask") else None
-        response = bundle_pb2.BatchUpdateFederatedBundleResponse()
-        await self._store_each(
-            request,
-            response,
-            call,
-            ("updating", "failed to update bundle"),
-            lambda bundle: self._bundles.update(bundle, fields),
-        )
+        response, words = bundle_pb2.BatchUpdateFederatedBundleResponse(), ("updating", "failed to update bundle")
+
+        def update(bundle: Bundle) -> Bundle:
+            return self._bundles.update(bundle, fields)
+
+        await self._batch(request.bundle, lambda: self._store_each(request, response, call, words, update))
         return response
 
     async def BatchSetFederatedBundle(
         self, request: bundle_pb2.BatchSetFederatedBundleRequest, call: Call
     ) -> bundle_pb2.BatchSetFederatedBundleResponse:
         """Store bundles, whether or not there were others in their place."""
-        response = bundle_pb2.BatchSetFederatedBundleResponse()
-        await self._store_each(request, response, call, ("setting", "failed to set bundle"), self._bundles.set)
+        response, words = bundle_pb2.BatchSetFederatedBundleResponse(), ("setting", "failed to set bundle")
+        await self._batch(request.bundle, lambda: self._store_each(request, response, call, words, self._bundles.set))
         return response
 
     async def BatchDeleteFederatedBundle(
@@ -157,11 +156,25 @@ class BundleService:
         if mode is None:
             raise InvalidInput(f'failed to parse deletion mode: unhandled delete mode "{request.mode}"')
         response = bundle_pb2.BatchDeleteFederatedBundleResponse()
+        await self._batch(request.trust_domains, lambda: self._delete_each(request, response, call, mode))
+        return response
+
+    async def _batch(self, items: Sized, work: Callable[[], None]) -> None:
+        """Work on a batch in a lane, audit lines included: it may be large, and its caller may give up meanwhile."""
+        await self._database.run(work, units=max(len(items), 1))
+
+    def _delete_each(
+        self,
+        request: bundle_pb2.BatchDeleteFederatedBundleRequest,
+        response: bundle_pb2.BatchDeleteFederatedBundleResponse,
+        call: Call,
+        mode: DeleteMode,
+    ) -> None:
         for name in request.trust_domains:
             error: SpiffeError | None = None
             try:
                 trust_domain = self._foreign(name, "removing the bundle for the server trust domain is not allowed")
-                await self._database.run(partial(self._bundles.delete, trust_domain, mode))
+                self._bundles.delete(trust_domain, mode)
             except NotFound:
                 error = NotFound("bundle not found")
             except (FailedPrecondition, Unavailable) as exc:
@@ -170,9 +183,8 @@ class BundleService:
                 error = exc
             response.results.add(status=_status(error), trust_domain=name)
             self._audit.item(call, {"trust_domain_id": name, "mode": mode.name}, error)
-        return response
 
-    async def _store_each(
+    def _store_each(
         self, request: _StoreRequest, response: _StoreResponse, call: Call, words: tuple[str, str], store: _Store
     ) -> None:
         """Store bundles of other trust domains one by one, and put into the response what became of each."""
@@ -185,7 +197,7 @@ class BundleService:
                 self._foreign(
                     pb.trust_domain, f"{doing} a federated bundle for the server's own trust domain is not allowed"
                 )
-                stored = await self._database.run(partial(store, self._read(pb)))
+                stored = store(self._read(pb))
             except AlreadyExists:
                 error = AlreadyExists("bundle already exists")
             except NotFound:

@@ -1,6 +1,6 @@
 """The Entry service: the register of entries for administrators, and what an agent is entitled to."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from server.api.filters import set_match
@@ -76,12 +76,14 @@ class EntryService:
         """List the entries that a filter chooses, in pages."""
         wanted = self._filter(request.filter, call)
         mask = _mask(request)
-        page = await self._database.run(
-            lambda: self._entries.list(wanted, page_size=request.page_size, page_token=request.page_token)
-        )
-        return entry_pb2.ListEntriesResponse(
-            entries=[entry_to_pb(entry, mask) for entry in page.items], next_page_token=page.next_token
-        )
+
+        def work() -> entry_pb2.ListEntriesResponse:
+            page = self._entries.list(wanted, page_size=request.page_size, page_token=request.page_token)
+            return entry_pb2.ListEntriesResponse(
+                entries=[entry_to_pb(entry, mask) for entry in page.items], next_page_token=page.next_token
+            )
+
+        return await self._database.run(work)
 
     async def GetEntry(self, request: entry_pb2.GetEntryRequest, call: Call) -> types_pb2.Entry:
         """Show one entry."""
@@ -97,44 +99,50 @@ class EntryService:
         self, request: entry_pb2.BatchCreateEntryRequest, call: Call
     ) -> entry_pb2.BatchCreateEntryResponse:
         """Register entries; each has its own outcome."""
+        return await self._database.run(lambda: self._create(request, call), units=max(len(request.entries), 1))
+
+    async def BatchUpdateEntry(
+        self, request: entry_pb2.BatchUpdateEntryRequest, call: Call
+    ) -> entry_pb2.BatchUpdateEntryResponse:
+        """Change the fields of entries that the input mask names; each has its own outcome."""
+        return await self._database.run(lambda: self._update(request, call), units=max(len(request.entries), 1))
+
+    async def BatchDeleteEntry(
+        self, request: entry_pb2.BatchDeleteEntryRequest, call: Call
+    ) -> entry_pb2.BatchDeleteEntryResponse:
+        """Delete entries; each has its own outcome."""
+        return await self._database.run(lambda: self._delete(request, call), units=max(len(request.ids), 1))
+
+    # A batch is worked on in a lane from its first item to its last audit line: it may be large, and what was done
+    # is noted even if the caller gives up meanwhile.
+
+    def _create(self, request: entry_pb2.BatchCreateEntryRequest, call: Call) -> entry_pb2.BatchCreateEntryResponse:
         read = [self._read_new(pb) for pb in request.entries]
-        wanted = [entry for entry in read if isinstance(entry, Entry)]
-        made = iter(await self._database.run(lambda: self._entries.create_batch(wanted)) if wanted else ())
+        made = self._entries.create_batch([entry for entry in read if isinstance(entry, Entry)])
         response, mask = entry_pb2.BatchCreateEntryResponse(), _mask(request)
-        for entry in read:
-            outcome = next(made) if isinstance(entry, Entry) else EntryOutcome(error=entry)
+        for outcome in _in_order(read, made):
             result = response.results.add(status=_status("failed to create entry", outcome.error))
             if outcome.entry is not None:
                 result.entry.CopyFrom(entry_to_pb(outcome.entry, mask))
             self._note(call, outcome)
         return response
 
-    async def BatchUpdateEntry(
-        self, request: entry_pb2.BatchUpdateEntryRequest, call: Call
-    ) -> entry_pb2.BatchUpdateEntryResponse:
-        """Change the fields of entries that the input mask names; each has its own outcome."""
+    def _update(self, request: entry_pb2.BatchUpdateEntryRequest, call: Call) -> entry_pb2.BatchUpdateEntryResponse:
         input_mask = request.input_mask if request.HasField("input_mask") else None
         fields = None if input_mask is None else _fields_of(input_mask)
         read = [self._read(pb, input_mask) for pb in request.entries]
-        wanted = [(entry, fields) for entry in read if isinstance(entry, Entry)]
-        made = iter(await self._database.run(lambda: self._entries.update_batch(wanted)) if wanted else ())
+        made = self._entries.update_batch([(entry, fields) for entry in read if isinstance(entry, Entry)])
         response, mask = entry_pb2.BatchUpdateEntryResponse(), _mask(request)
-        for entry in read:
-            outcome = next(made) if isinstance(entry, Entry) else EntryOutcome(error=entry)
+        for outcome in _in_order(read, made):
             result = response.results.add(status=_status("failed to update entry", outcome.error))
             if outcome.entry is not None:
                 result.entry.CopyFrom(entry_to_pb(outcome.entry, mask))
             self._note(call, outcome)
         return response
 
-    async def BatchDeleteEntry(
-        self, request: entry_pb2.BatchDeleteEntryRequest, call: Call
-    ) -> entry_pb2.BatchDeleteEntryResponse:
-        """Delete entries; each has its own outcome."""
+    def _delete(self, request: entry_pb2.BatchDeleteEntryRequest, call: Call) -> entry_pb2.BatchDeleteEntryResponse:
         ids = [EntryId(entry_id) for entry_id in request.ids]
-        outcomes = iter(
-            await self._database.run(lambda: self._entries.delete_batch([i for i in ids if i])) if ids else ()
-        )
+        outcomes = iter(self._entries.delete_batch([entry_id for entry_id in ids if entry_id]))
         response = entry_pb2.BatchDeleteEntryResponse()
         for entry_id in ids:
             outcome = next(outcomes) if entry_id else EntryOutcome(error=InvalidInput("missing entry ID"))
@@ -247,6 +255,13 @@ class EntryService:
                     "revision_number": entry.revision_number,
                 }
             self._audit.item(call, facts, outcome.error)
+
+
+def _in_order(read: Sequence[Entry | SpiffeError], made: Iterable[EntryOutcome]) -> Iterator[EntryOutcome]:
+    """The outcome of each item: of those that could be read what was made of them, of the others why not."""
+    outcomes = iter(made)
+    for entry in read:
+        yield next(outcomes) if isinstance(entry, Entry) else EntryOutcome(error=entry)
 
 
 async def _send_revisions(entries: Sequence[Entry], send: Send) -> None:

@@ -21,6 +21,7 @@ from spiffe_core.api.services import Method, methods_of
 from spiffe_core.api.spire.api.types import status_pb2 as types_pb2
 from spiffe_core.errors import (
     AlreadyExists,
+    Cancelled,
     Denied,
     FailedPrecondition,
     Internal,
@@ -66,6 +67,8 @@ class Gate(Protocol[C]):
 
 def code_of(error: SpiffeError) -> StatusCode:
     """The gRPC status code of an error."""
+    if isinstance(error, Cancelled):  # not in the table: no answer is given, and no client makes an error of one
+        return StatusCode.CANCELLED
     for kind in type(error).__mro__:
         if kind in STATUS:
             return STATUS[kind]
@@ -114,6 +117,9 @@ def _unary(method: Method, implementation: Callable[..., Awaitable[Any]], gate: 
         except SpiffeError as exc:
             gate.leave(call, method, exc)
             await _abort(context, exc)
+        except asyncio.CancelledError:
+            gate.leave(call, method, Cancelled("the caller gave up; what it asked for may have been done"))
+            raise
         except Exception as exc:  # noqa: BLE001  a bug: the details belong in our log, not in the answer
             gate.leave(call, method, _bug(method, exc))
             await context.abort(StatusCode.INTERNAL, "internal error")

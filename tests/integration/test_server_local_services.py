@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import threading
 import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager
@@ -17,6 +18,11 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from prometheus_client import generate_latest
 
+from server.api.entry import EntryService
+from server.audit import AuditLog
+from server.caller import Call, Role
+from server.datastore.entries import Entries
+from server.rate_limits import POST_STATUS
 from spiffe_core.api.spire.api.server.agent.v1 import agent_pb2
 from spiffe_core.api.spire.api.server.bundle.v1 import bundle_pb2
 from spiffe_core.api.spire.api.server.debug.v1 import debug_pb2
@@ -30,10 +36,11 @@ from spiffe_core.ids import TrustDomain
 from spiffe_core.runtime.health import Health, HealthListener
 from spiffe_core.runtime.levels import Level
 from spiffe_core.runtime.metrics import Metrics
+from spiffe_core.runtime.peers import Peer, PeerKind
 from spiffe_core.runtime.settings import HealthChecks
 from tests.support.clock import FakeClock
 from tests.support.registry import entry, spiffe_id
-from tests.support.servers import Refusal, csr, pb_id, serving
+from tests.support.servers import PATIENCE, TD, Refusal, csr, method_of, pb_id, serving
 
 PROGRAM: Final = Path("/proc/self/exe").readlink()
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -347,6 +354,65 @@ async def test_signed_items_are_audited_with_entry_and_serial_number(audited):
     assert of(signed, "registration_id", "spiffe_id") == [registered.id, str(spiffe_id("/a"))]
     assert int(signed["serial_num"]) > 0
     assert of(refused, "registration_id", "status_code") == ["unknown", "NotFound"]
+
+
+async def test_a_call_whose_caller_gave_up_is_audited(audited):
+    agent, limits = await audited.agent(), audited.shared.rate_limits
+    for _ in range(10):
+        limits.reserve(POST_STATUS, "127.0.0.1", POST_STATUS.per_second)
+    with structlog.testing.capture_logs() as lines:
+        waiting = asyncio.ensure_future(agent.call(agent_pb2, "PostStatus", agent_version="1"))
+        while limits.reserve(POST_STATUS, "127.0.0.1", 0) < 9.05:  # noqa: ASYNC110  until it is its turn after ours
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        async with asyncio.timeout(PATIENCE):
+            while not (found := [line for line in lines if line["event"] == "API accessed"]):  # noqa: ASYNC110  as above
+                await asyncio.sleep(0.01)
+    [line] = found
+    assert of(line, "method", "status", "status_code") == ["PostStatus", "error", "Canceled"]
+    assert line["caller_id"] == "spiffe://example.org/spire/agent/x509pop/one"
+
+
+class SlowEntries(Entries):
+    """The register of entries, which deletes when it is told to go on."""
+
+    def __init__(self, database):
+        super().__init__(database)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def delete_batch(self, ids):
+        self.reached.set()
+        assert self.go_on.wait(PATIENCE)
+        return super().delete_batch(ids)
+
+
+async def test_what_a_batch_did_is_audited_even_if_its_caller_gave_up(audited):
+    [registered] = audited.register(entry("/a"))
+    entries = SlowEntries(audited.datastore._database)
+    service = EntryService(
+        trust_domain=TD,
+        entries=entries,
+        authorized=audited.parts.registry,
+        database=audited.parts._database,
+        audit=AuditLog(enabled=True),
+    )
+    peer = Peer(kind=PeerKind.UNIX, address="@", since=audited.clock.now())
+    call = Call(method_of(entry_pb2, "BatchDeleteEntry"), peer, Role.LOCAL)
+    with structlog.testing.capture_logs() as lines:
+        deleting = asyncio.ensure_future(
+            service.BatchDeleteEntry(entry_pb2.BatchDeleteEntryRequest(ids=[registered.id]), call)
+        )
+        await asyncio.to_thread(entries.reached.wait, PATIENCE)
+        deleting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deleting
+        entries.go_on.set()
+        async with asyncio.timeout(PATIENCE):
+            while not lines:  # noqa: ASYNC110  a thread writes them
+                await asyncio.sleep(0.01)
+    [line] = lines
+    assert of(line, "event", "status", "registration_id") == ["API accessed", "success", registered.id]
+    assert audited.datastore.entries.get(registered.id) is None
 
 
 async def test_without_an_audit_log_there_are_no_lines(served):
