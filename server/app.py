@@ -5,6 +5,7 @@ runs here; one of several begins in ``server.workers``, of which each runs here.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -41,7 +42,11 @@ _BUNDLE_FILE_EVERY: Final = 1.0
 
 
 def run(config: ServerConfig) -> int:
-    """Run a server until it is told to stop; the process's exit code."""
+    """Run a server until it is told to stop; the process's exit code.
+
+    It is 78 (EX_CONFIG) for what does not mend by itself, so that who starts servers again can leave this one down:
+    a wrong PIN that is tried again and again locks the token.
+    """
     try:
         level = SharedLevelSwitch(config.log_level)
         logging.configure(
@@ -60,7 +65,7 @@ def run(config: ServerConfig) -> int:
             serve(config, Shared(local=listen_locally(config), rate_limits=limits, level=level))
     except (SpiffeError, OSError) as exc:
         log.error("Server failed", error=str(exc))  # noqa: TRY400  the text says what is wrong and what to do
-        return 1
+        return os.EX_CONFIG if isinstance(exc, InvalidConfig) else 1
     return 0
 
 

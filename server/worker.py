@@ -15,7 +15,7 @@ from server.app import serve
 from server.rate_limits import RateLimits
 from server.shared import Shared
 from server.worker_protocol import Inheritance
-from spiffe_core.errors import SpiffeError
+from spiffe_core.errors import InvalidConfig, SpiffeError
 from spiffe_core.runtime import log as logging
 from spiffe_core.runtime.levels import SharedLevelSwitch
 
@@ -39,7 +39,7 @@ def work(inherited: Inheritance) -> int:
         serve(config, shared, ready=lambda: _say(inherited.ready))
     except (SpiffeError, OSError) as exc:
         structlog.get_logger().error("Worker failed", error=str(exc))
-        return 1
+        return os.EX_CONFIG if isinstance(exc, InvalidConfig) else 1
     return 0
 
 

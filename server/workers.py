@@ -6,6 +6,9 @@ survives a fork.  Each worker holds a pipe whose other end the supervisor keeps:
 it dies, the workers see the end of the pipe and stop.
 
 The first worker is awaited before the others begin, so that migrations and the first authority are settled once.
+
+A worker that ends since its configuration is wrong stays down until the operator sends SIGUSR1: nothing mends by
+itself, and a wrong PIN that each new process tries once more locks the token.
 """
 
 import asyncio
@@ -69,6 +72,8 @@ class Supervisor:
         # The writing end is never written to: it closes when this process ends.
         self._alive, self._lifeline = os.pipe()
         self._workers: dict[int, asyncio.subprocess.Process] = {}
+        self._serving: set[int] = set()
+        self._mended = asyncio.Event()
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
@@ -79,8 +84,10 @@ class Supervisor:
         for number in _FORWARDED:
             loop.add_signal_handler(number, self._forward, number)
         if not await self._begin():
+            first = self._workers.get(0)
+            code = await first.wait() if first and not self._stopping.is_set() else 0
             await self._stop()
-            return 0 if self._stopping.is_set() else 1
+            return 0 if self._stopping.is_set() else code or 1
         health = Health({"server": self._check}, SystemClock())
         listener = (
             HealthListener(self._config.health_checks, health) if self._config.health_checks.listener_enabled else None
@@ -126,10 +133,16 @@ class Supervisor:
                 await self._start(index)
                 continue
             code = await worker.wait()
-            del self._workers[index]
+            self._serving.discard(index)
             multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-            log.error("Worker ended and is started again", worker=index, pid=worker.pid, exit_code=code)
-            await asyncio.sleep(_PAUSE)
+            if code == os.EX_CONFIG:
+                self._mended.clear()
+                log.error("Worker stays down until what is wrong is corrected and SIGUSR1 sent", worker=index)
+                await self._mended.wait()
+            else:
+                log.error("Worker ended and is started again", worker=index, pid=worker.pid, exit_code=code)
+                await asyncio.sleep(_PAUSE)
+            del self._workers[index]
 
     async def _start(self, index: int) -> bool:
         """Start a worker and wait until it serves or ends; whether it serves."""
@@ -157,14 +170,15 @@ class Supervisor:
         serves = await asyncio.to_thread(os.read, ready, 1)
         os.close(ready)
         if serves:
+            self._serving.add(index)
             log.info("Worker serves", worker=index, pid=worker.pid)
         return bool(serves)
 
     async def _check(self) -> None:
-        """Whether all workers run, and one of them answers."""
-        running = sum(worker.returncode is None for worker in self._workers.values())
-        if running < self._config.workers:
-            raise Unavailable(f"{running} of {self._config.workers} workers run")
+        """Whether all workers serve, and one of them answers."""
+        serving = sum(worker.returncode is None for index, worker in self._workers.items() if index in self._serving)
+        if serving < self._config.workers:
+            raise Unavailable(f"{serving} of {self._config.workers} workers serve")
         async with grpc.aio.insecure_channel(f"unix:{self._socket}") as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
@@ -181,6 +195,8 @@ class Supervisor:
     def _forward(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR2:
             logging.process_log.reopen()
+        else:
+            self._mended.set()
         for worker in self._workers.values():
             if worker.returncode is None:
                 worker.send_signal(number)

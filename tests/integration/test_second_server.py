@@ -1,6 +1,7 @@
 """A server that is started while another has its place: it is refused, and the one that runs loses nothing."""
 
 import asyncio
+import os
 import subprocess
 
 import pytest
@@ -19,7 +20,7 @@ async def test_a_second_server_on_one_port_is_refused_and_leaves_the_first_its_s
         second = await asyncio.to_thread(
             subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
         )
-        assert second.returncode == 1
+        assert second.returncode == os.EX_CONFIG
         assert f"cannot listen on '127.0.0.1' port {server.port}: Address already in use" in second.stdout
         async with server.admin() as admin, server.node() as node:
             for client in (admin, node):

@@ -268,7 +268,7 @@ def test_two_workers_are_refused_with_keys_in_memory():
         process.begin()
         with contextlib.closing(process):
             wait_until(process.has_ended)
-        assert process.process.returncode == 1
+        assert process.process.returncode == os.EX_CONFIG
         assert (
             'server.workers: 2 processes cannot share KeyManager \\"memory\\": use disk or pkcs11, or one worker'
             in process.log
