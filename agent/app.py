@@ -6,6 +6,7 @@ or when it has lost its identity for good.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Coroutine
 from importlib.metadata import version
@@ -30,7 +31,11 @@ GRACE: Final = 2.0
 
 
 def run(config: AgentConfig) -> int:
-    """Run an agent until it is told to stop, or must; the process's exit code."""
+    """Run an agent until it is told to stop, or must; the process's exit code.
+
+    It is 78 (EX_CONFIG) for what does not mend by itself, so that who starts agents again can leave this one down:
+    a wrong PIN that is tried again and again locks the token.
+    """
     try:
         level = LevelSwitch(config.log_level)
         logging.configure(
@@ -43,7 +48,7 @@ def run(config: AgentConfig) -> int:
         uvloop.run(_main(config, level))
     except (SpiffeError, OSError) as exc:
         log.error("Agent crashed", error=str(exc))  # noqa: TRY400  the text says what is wrong and what to do
-        return 1
+        return os.EX_CONFIG if isinstance(exc, InvalidConfig) else 1
     log.info("Agent stopped gracefully")
     return 0
 

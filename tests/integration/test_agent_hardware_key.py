@@ -1,5 +1,6 @@
 """An agent whose own key lives in a PKCS#11 token, on a server whose keys live in another."""
 
+import os
 import subprocess
 
 import pytest
@@ -55,3 +56,17 @@ def test_its_svid_is_renewed_with_a_new_key_in_the_token_and_the_old_one_is_dest
         agent.start()
         assert agent.has_logged("SVID loaded")
         assert patiently(agent.fetch_x509).svids
+
+
+def test_an_agent_whose_pin_is_refused_ends_with_the_exit_code_of_what_does_not_mend(tokens):
+    for_server, for_agent = tokens
+    for_agent.pin_file.chmod(0o600)
+    for_agent.pin_file.write_text("0000-wrong\n")
+    with a_world(token=for_server) as world:
+        agent = world.agent(
+            key_manager=f'KeyManager "pkcs11" {{ plugin_data {{\n{for_agent.plugin_data("agents")} }} }}',
+            token=for_agent,
+        )
+        agent.begin(world.join_token("hardware"))
+        assert agent.wait() == os.EX_CONFIG
+        assert agent.has_logged("Agent crashed", "C_Login returned CKR_PIN_INCORRECT; correct the PIN file")
