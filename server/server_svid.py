@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from hsm_ca.authority_key import Kind
+from hsm_ca.lifetimes import BACKDATE
 from hsm_ca.x509_authority import SvidRequest
 from keymanagers.base import KeyType, PrivateKey
 from server.signing import Signer
@@ -43,6 +44,7 @@ class ServerSvid:
         self._trust = trust
         self._clock = clock
         self._identity: TlsIdentity | None = None
+        self._made_at: datetime | None = None
         self._rotate_at: datetime | None = None
 
     def current(self) -> TlsIdentity | None:
@@ -58,13 +60,15 @@ class ServerSvid:
         return (*chain, *[anchor for anchor in anchors if _has_issued(anchor, chain[-1])][:1])
 
     async def rotate_if_due(self) -> None:
-        """Make a new SVID if half of the present one's life is over.
+        """Make a new SVID if half of the present one's life is over, or if it begins in the future.
+
+        The clock may have been ahead when it was made; nobody would accept it before its time.
 
         Raises:
             Unavailable: if it cannot be signed now; the present one stays.
         """
         now = self._clock.now()
-        if self._rotate_at is not None and now < self._rotate_at:
+        if self._made_at and self._rotate_at and self._made_at - BACKDATE <= now < self._rotate_at:
             return
         key = await asyncio.to_thread(_new_key, self._key_type)
         svid = await self._signer.x509_svid(
@@ -78,6 +82,7 @@ class ServerSvid:
         )
         chain = parse_chain(svid.chain)
         self._identity = TlsIdentity(chain, key)
+        self._made_at = now
         self._rotate_at = now + (svid.not_after - now) / 2
         log.debug("Server SVID rotated", spiffe_id=str(svid.spiffe_id), expiration=svid.not_after.isoformat())
 

@@ -194,6 +194,13 @@ async def test_the_svid_is_renewed_with_a_new_key_when_half_of_its_life_is_over(
     assert verified(served).not_after == served.clock.now() + timedelta(hours=1)
 
 
+async def test_an_svid_from_a_time_when_the_clock_was_ahead_is_replaced_at_once(served):
+    served.clock.advance(-365 * DAY.total_seconds())
+    await served.parts.tick_authorities()
+    await served.parts.svid.rotate_if_due()
+    verify_x509_svid(served.parts.svid.current().chain, served.parts.trust.own, served.clock.now())
+
+
 async def test_an_svid_that_cannot_be_renewed_stays(served):
     before = served.parts.svid.current()
     served.clock.advance((2 * DAY).total_seconds())
