@@ -13,8 +13,8 @@ from typing import Final
 
 from spiffe_core.entries import Entry
 
-MOST_ANSWERS: Final = 10_000
-"""How many agents' answers are kept; of more, those that were asked for last."""
+MOST_KEPT: Final = 1_000_000
+"""How many entries and IDs all answers may hold together; of more, those are kept that were asked for last."""
 MOST_CHANGES: Final = 10_000
 """How many IDs with changes below them are remembered; answers from before the oldest do not hold."""
 
@@ -27,13 +27,19 @@ class _Answer:
     holds_at: int
     """The number of the last change of which it is known that it does not touch it."""
 
+    @property
+    def size(self) -> int:
+        """How much it counts; an answer of nothing takes room too, as much as some entries."""
+        return 16 + len(self.entries) + len(self.looked_below)
+
 
 class KeptAnswers:
     """The answers of one graph, by the paths of the agents' IDs.  Not thread-safe, like the graph."""
 
-    def __init__(self, most_answers: int = MOST_ANSWERS, most_changes: int = MOST_CHANGES) -> None:
+    def __init__(self, most_kept: int = MOST_KEPT, most_changes: int = MOST_CHANGES) -> None:
         """Nothing is kept yet."""
-        self._most_answers = most_answers
+        self._most_kept = most_kept
+        self._size = 0
         self._most_changes = most_changes
         self._answers: dict[str, _Answer] = {}  # the last in order is the last used
         self._changes: dict[str, int] = {}  # the last in order is the newest
@@ -55,10 +61,14 @@ class KeptAnswers:
 
     def get(self, agent: str, tops: AbstractSet[str]) -> tuple[Entry, ...] | None:
         """The agent's answer, if one is kept, begins at these IDs and still holds."""
-        answer = self._answers.pop(agent, None)
-        if answer is None or answer.tops != tops or self._is_touched(answer):
+        answer = self._answers.get(agent)
+        if answer is None:
+            return None
+        if answer.tops != tops or self._is_touched(answer):
+            self.drop(agent)
             return None
         answer.holds_at = self._newest
+        del self._answers[agent]
         self._answers[agent] = answer
         return answer.entries
 
@@ -66,14 +76,18 @@ class KeptAnswers:
         self, agent: str, tops: AbstractSet[str], looked_below: AbstractSet[str], entries: tuple[Entry, ...]
     ) -> None:
         """Keep what was found for the agent below these IDs, beginning at ``tops``."""
-        self._answers.pop(agent, None)
-        self._answers[agent] = _Answer(entries, tops, looked_below, self._newest)
-        if len(self._answers) > self._most_answers:
-            del self._answers[next(iter(self._answers))]
+        self.drop(agent)
+        answer = _Answer(entries, tops, looked_below, self._newest)
+        self._answers[agent] = answer
+        self._size += answer.size
+        while self._size > self._most_kept:
+            self.drop(next(iter(self._answers)))
 
     def drop(self, agent: str) -> None:
         """Forget the agent's answer."""
-        self._answers.pop(agent, None)
+        answer = self._answers.pop(agent, None)
+        if answer is not None:
+            self._size -= answer.size
 
     def _is_touched(self, answer: _Answer) -> bool:
         if answer.holds_at < self._forgotten:

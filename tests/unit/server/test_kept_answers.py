@@ -11,7 +11,7 @@ TOPS = frozenset({"/agent"})
 
 @pytest.fixture
 def kept():
-    answers = KeptAnswers(most_answers=3, most_changes=2)
+    answers = KeptAnswers(most_kept=60, most_changes=2)
     answers.put("/agent", TOPS, {"/agent", "/a"}, ANSWER)
     return answers
 
@@ -75,6 +75,28 @@ def test_the_answers_that_were_used_last_are_kept(kept):
     assert len(kept) == 3
     assert kept.get("/second", TOPS) is None
     assert kept.get("/agent", TOPS) is ANSWER
+
+
+def test_large_answers_take_the_room_of_many(kept):
+    large = {f"/{number}" for number in range(20)}
+    kept.put("/large", TOPS, large, ANSWER * 20)
+    assert len(kept) == 1
+    assert kept.get("/agent", TOPS) is None
+    assert kept.get("/large", TOPS)
+    kept.put("/too-large", TOPS, large, ANSWER * 40)
+    assert len(kept) == 0
+
+
+def test_room_that_an_answer_took_is_free_when_it_is_gone(kept):
+    for _ in range(10):
+        kept.put("/agent", TOPS, {"/agent", "/a"}, ANSWER)
+        kept.drop("/agent")
+        kept.put("/agent", TOPS, {"/agent", "/a"}, ANSWER)
+        kept.note_change("/a")
+        assert kept.get("/agent", TOPS) is None
+    for agent in ("/1", "/2", "/3"):
+        kept.put(agent, TOPS, TOPS, ANSWER)
+    assert len(kept) == 3
 
 
 def test_changes_are_not_remembered_while_there_is_no_answer_that_they_could_touch():
