@@ -4,7 +4,6 @@ Keys in a token may serve many servers: the key manager names the group, the tru
 none.  Keys in a file belong to the file, beside which its name is kept; keys in memory to one process.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -12,6 +11,7 @@ from uuid import uuid4
 from keymanagers.base import KeyManager, SharedKeyManager
 from keymanagers.disk import DiskConfig
 from spiffe_core.errors import InvalidConfig
+from spiffe_core.runtime.files import create_private
 from spiffe_core.runtime.plugins import Plugin
 
 MANY_PROCESSES: Final = frozenset({"disk", "pkcs11"})
@@ -34,16 +34,13 @@ def authority_group(plugin: Plugin, keys: KeyManager) -> str:
 
 def _kept(path: Path) -> str:
     """The name in a file, which is made if it is missing; of several processes that make it, one does."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as new:
-            new.write(f"disk-{uuid4()}")
-            new.flush()
-            os.fsync(new.fileno())
-    except FileExistsError:
-        pass
-    except OSError as exc:
-        raise InvalidConfig(f"cannot write {path}: {exc.strerror}") from exc
+    if not path.exists():
+        try:
+            create_private(path, f"disk-{uuid4()}".encode())
+        except FileExistsError:
+            pass  # another process was first
+        except OSError as exc:
+            raise InvalidConfig(f"cannot write {path}: {exc.strerror}") from exc
     try:
         name = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as exc:

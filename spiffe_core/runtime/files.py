@@ -1,9 +1,9 @@
 """Files that hold secrets or must never be seen half written.
 
 ``write_private`` replaces a file in one step and makes it durable: a reader, or the next start after a power
-cut, finds the old content or the new one.  ``secret_path`` gives a C library that insists on a file name the
-bytes without any file: a sealed memfd, reachable by this process only and gone with the block.
-``private_folder`` is where sockets live that no other user may reach.
+cut, finds the old content or the new one; ``create_private`` does so where there is no file yet.  ``secret_path``
+gives a C library that insists on a file name the bytes without any file: a sealed memfd, reachable by this process
+only and gone with the block.  ``private_folder`` is where sockets live that no other user may reach.
 """
 
 import fcntl
@@ -26,6 +26,26 @@ def write_private(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
     Raises:
         OSError: if that is impossible; ``path`` is then as it was.
     """
+    with _written(path, content, mode) as temporary:
+        temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def create_private(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
+    """Make a file with that content, atomically and durably, unless there is one.
+
+    Raises:
+        FileExistsError: if there is one: it is not touched, and whole.
+        OSError: if that is impossible; there is then no file.
+    """
+    with _written(path, content, mode) as temporary:
+        os.link(temporary, path)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def _written(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """A temporary file beside ``path`` with the content, durable; what is left of it after the block is removed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
@@ -34,11 +54,9 @@ def write_private(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 @contextmanager

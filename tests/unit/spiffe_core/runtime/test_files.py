@@ -2,11 +2,13 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from spiffe_core.runtime.files import private_folder, secret_path, write_private
+from spiffe_core.runtime.files import create_private, private_folder, secret_path, write_private
 
 
 def test_a_file_is_written_with_its_mode_whatever_the_umask(tmp_path):
@@ -35,6 +37,31 @@ def test_a_file_that_cannot_be_replaced_is_as_it_was(tmp_path):
     with pytest.raises(IsADirectoryError):
         write_private(tmp_path / "file", b"content")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_is_made_only_where_there_is_none(tmp_path):
+    path = tmp_path / "file"
+    create_private(path, b"first")
+    with pytest.raises(FileExistsError):
+        create_private(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stat().st_nlink == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_several_who_make_a_file_one_does_and_nobody_ever_sees_half_of_it(tmp_path):
+    path, contents = tmp_path / "file", [bytes([number]) * 100_000 for number in range(8)]
+
+    def make(content):
+        with suppress(FileExistsError):
+            create_private(path, content)
+        return path.read_bytes()
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = set(threads.map(make, contents))
+    assert len(seen) == 1
+    assert seen <= set(contents)
 
 
 def test_a_folder_that_is_missing_is_an_error(tmp_path):
