@@ -69,4 +69,4 @@ def test_an_agent_whose_pin_is_refused_ends_with_the_exit_code_of_what_does_not_
         )
         agent.begin(world.join_token("hardware"))
         assert agent.wait() == os.EX_CONFIG
-        assert agent.has_logged("Agent crashed", "C_Login returned CKR_PIN_INCORRECT; correct the PIN file")
+        assert agent.has_logged("Agent crashed", "C_Login returned CKR_PIN_INCORRECT")
