@@ -1,6 +1,7 @@
 """An agent's life with a real server: attestation, restart, changes of entries, ban, eviction."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -136,7 +137,7 @@ def test_a_spent_token_is_tried_again_until_the_agent_is_told_to_stop(world, age
 
 def test_an_agent_without_a_token_says_so_and_ends(agent):
     agent.begin()
-    assert agent.wait() == 1
+    assert agent.wait() == os.EX_CONFIG
     assert agent.has_logged("Agent crashed", "join token was not provided")
 
 
@@ -172,7 +173,7 @@ def test_a_damaged_state_is_left_alone(world, agent):
     path.write_bytes(path.read_bytes()[:-40])
     damaged = path.read_bytes()
     agent.begin()
-    assert agent.wait() == 1
+    assert agent.wait() == os.EX_CONFIG
     assert agent.has_logged("Agent crashed", "is no state of an agent")
     assert path.read_bytes() == damaged
 
