@@ -282,7 +282,7 @@ async def test_a_message_larger_than_all_buffers_passes_unchanged():
 
 
 @on_both_loops
-async def test_a_client_that_stops_reading_stops_the_server_and_costs_bounded_memory():
+async def test_a_client_that_stops_reading_stops_the_server_and_gets_all_of_it_when_it_goes_on():
     async with House().open() as house, nothing_left(house), calling(house) as (channel, connection):
         call = channel.unary_stream("/echo.Echo/Download")(b"400")
         assert len(await call.read()) == CHUNK
@@ -299,26 +299,57 @@ async def test_a_client_that_stops_reading_stops_the_server_and_costs_bounded_me
         assert await to_its_end(call) == 399
 
 
+MUCH: Final = 32 * 1024 * 1024
+
+
+async def flood(writer: asyncio.StreamWriter) -> int:
+    """Send until nothing goes for a while, and no more than much; how many bytes that were."""
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < MUCH:
+            writer.write(bytes(CHUNK))
+            sent += CHUNK
+            async with asyncio.timeout(1):
+                await writer.drain()
+    return sent
+
+
 @on_both_loops
-async def test_a_grpc_server_that_stops_reading_stops_the_client_and_costs_bounded_memory(tmp_path):
+async def test_a_grpc_server_that_stops_reading_stops_even_a_client_that_heeds_no_window(tmp_path):
     async with House().open() as house, nothing_left(house):
         deaf = listen_unix(tmp_path / "deaf.sock", mode=0o600)  # connections stay in its queue
         house.door._backend = str(tmp_path / "deaf.sock")
         _, writer = await knock(house)
-        writer.transport.set_write_buffer_limits(0)
         writer.write(PREFACE_AND_SETTINGS)
-        offered = 0
-        with contextlib.suppress(TimeoutError):
-            while offered < 64 * 1024 * 1024:
-                writer.write(bytes(CHUNK))
-                offered += CHUNK
-                async with asyncio.timeout(1):
-                    await writer.drain()
-        assert offered < 64 * 1024 * 1024, "the front door swallowed it all"
+        assert await flood(writer) < MUCH, "the front door swallowed it all"
         [relay] = house.door._relays
         assert relay.back.transport.get_write_buffer_size() < 4 * HIGH_WATER
         writer.transport.abort()
         deaf.close()
+
+
+@on_both_loops
+async def test_a_client_that_stops_reading_stops_even_a_server_that_heeds_no_window(tmp_path):
+    async with House().open() as house, nothing_left(house):
+        flooded: list[int] = []
+
+        async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            flooded.append(await flood(writer))
+            writer.transport.abort()
+
+        house.door._backend = str(tmp_path / "loud.sock")
+        server = await asyncio.start_unix_server(serve, tmp_path / "loud.sock")
+        reader, writer = await knock(house)
+        writer.write(PREFACE_AND_SETTINGS)
+        await reader.readexactly(9)
+        writer.transport.pause_reading()
+        await until(lambda: bool(house.door._relays))
+        [relay] = house.door._relays
+        await until(lambda: bool(flooded))
+        assert flooded[0] < MUCH, "the front door swallowed it all"
+        assert relay.front.transport.get_write_buffer_size() < 4 * HIGH_WATER
+        writer.transport.abort()
+        server.close()
 
 
 @on_both_loops
