@@ -7,7 +7,6 @@ from functools import partial
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from hsm_ca import templates
 from hsm_ca.authority_key import X509_ALGORITHM, AuthorityKey, Issuance, Kind
@@ -18,7 +17,7 @@ from hsm_ca.templates import Template
 from spiffe_core.bundle import PublicKey, load_certificate
 from spiffe_core.errors import Unavailable
 from spiffe_core.ids import SpiffeId, TrustDomain
-from spiffe_core.x509svid import authority_key_id, subject_key_id
+from spiffe_core.x509svid import authority_key_id, has_issued, subject_key_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ class X509Issuer:
         self.certificate = load_certificate(chain[0])
         self.not_after = min(load_certificate(der).not_valid_after_utc for der in chain)
         # A self-signed CA certificate is in the bundle; sending it along would prove nothing (SPIRE's rule).
-        self.chain = () if _signs_itself(self.certificate) and len(chain) == 1 else tuple(chain)
+        self.chain = () if has_issued(self.certificate, self.certificate) and len(chain) == 1 else tuple(chain)
         self._name = self.certificate.subject.public_bytes()
         self._algorithm = X509_ALGORITHM[key.type]
         identifier = subject_key_id(self.certificate)
@@ -100,15 +99,6 @@ class X509Issuer:
         content = template.to_be_signed(template.subject, algorithm, b"")
         issuance = Issuance(Kind.CA_CERTIFICATE, trust_domain.id, str(template.serial))
         return cls(key, [key.issue(issuance, content, partial(templates.signed, content, algorithm))])
-
-
-def _signs_itself(certificate: x509.Certificate) -> bool:
-    """Whether the certificate's own key signed it; names do not tell, an upstream CA may bear the same."""
-    try:
-        certificate.verify_directly_issued_by(certificate)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def certificate_request(key: AuthorityKey, trust_domain: TrustDomain, subject: CaSubject) -> bytes:

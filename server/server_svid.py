@@ -10,8 +10,6 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from hsm_ca.authority_key import Kind
@@ -24,7 +22,7 @@ from spiffe_core.dns import SERVER_NAME
 from spiffe_core.ids import TrustDomain, server_id
 from spiffe_core.runtime.clock import Clock
 from spiffe_core.runtime.tls import TlsIdentity
-from spiffe_core.x509svid import Chain, parse_chain
+from spiffe_core.x509svid import Chain, has_issued, parse_chain
 
 CHECK_EVERY: Final = 5.0
 """Seconds between two looks whether it is time to rotate."""
@@ -57,7 +55,7 @@ class ServerSvid:
             return ()
         chain = self._identity.chain
         anchors = (authority.certificate for authority in self._trust.own.x509_authorities)
-        return (*chain, *[anchor for anchor in anchors if _has_issued(anchor, chain[-1])][:1])
+        return (*chain, *[anchor for anchor in anchors if has_issued(anchor, chain[-1])][:1])
 
     async def rotate_if_due(self) -> None:
         """Make a new SVID if half of the present one's life is over, or if it begins in the future.
@@ -85,15 +83,6 @@ class ServerSvid:
         self._made_at = now
         self._rotate_at = now + (svid.not_after - now) / 2
         log.debug("Server SVID rotated", spiffe_id=str(svid.spiffe_id), expiration=svid.not_after.isoformat())
-
-
-def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
-    """Whether the authority signed the certificate: several authorities may have one subject."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _new_key(key_type: KeyType) -> PrivateKey:

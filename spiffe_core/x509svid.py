@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import verification
 
@@ -232,3 +233,12 @@ def authority_key_id(certificate: x509.Certificate) -> bytes:
     except x509.ExtensionNotFound:
         return b""
     return extension.value.key_identifier or b""
+
+
+def has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether the issuer's key signed the certificate, which names it: names alone do not tell."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True

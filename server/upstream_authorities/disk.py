@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -22,10 +22,10 @@ from hsm_ca.lifetimes import certificate_validity
 from hsm_ca.templates import key_identifier, new_serial
 from hsm_ca.upstream import MintedCa
 from keymanagers.base import PrivateKey
-from spiffe_core.bundle import PublicKey
-from spiffe_core.errors import InvalidConfig, UpstreamUnavailable
+from spiffe_core.bundle import PublicKey, load_certificate
+from spiffe_core.errors import InvalidBundle, InvalidConfig, UpstreamUnavailable
 from spiffe_core.ids import TrustDomain
-from spiffe_core.x509svid import subject_key_id
+from spiffe_core.x509svid import has_issued, subject_key_id
 
 DEFAULT_TTL: Final = timedelta(hours=1)
 """Lifetime of a CA certificate when none is asked for."""
@@ -136,12 +136,12 @@ def _load(config: DiskUpstreamConfig) -> _Files:
         roots, chain = certificates, []
     else:
         roots, chain = _load_certificates(config.bundle_file_path, "bundle"), certificates
-    if not any(_issued(certificates[-1], root) for root in roots):
+    if not any(has_issued(root, certificates[-1]) for root in roots):
         raise InvalidConfig(
             "unable to load upstream CA: certificate cannot be validated with the provided bundle or is not self-signed"
         )
     for lower, upper in pairwise(certificates):
-        if not _issued(lower, upper):
+        if not has_issued(upper, lower):
             raise InvalidConfig(f"unable to load upstream CA: {config.cert_file_path} is not in order, leaf first")
     return _Files(key, certificate, _ders(chain), _ders(roots))
 
@@ -158,21 +158,17 @@ def _load_key(path: Path) -> PrivateKey:
 
 def _load_certificates(path: Path, what: str) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
+        found = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError) as exc:
         raise InvalidConfig(f"unable to load upstream CA {what}: {path}: {_reason(exc)}") from exc
+    try:
+        return [load_certificate(der) for der in _ders(found)]
+    except InvalidBundle as exc:
+        raise InvalidConfig(f"unable to load upstream CA {what}: {path}: {exc}") from exc
 
 
 def _reason(exc: Exception) -> str:
     return exc.strerror or "cannot be read" if isinstance(exc, OSError) else "it is no usable PEM"
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _ders(certificates: list[x509.Certificate]) -> tuple[bytes, ...]:

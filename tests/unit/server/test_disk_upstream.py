@@ -19,7 +19,9 @@ from tests.support.certificates import NOW, Shape, ca, leaf, rsa_key
 DAY = timedelta(days=1)
 LONG = (NOW - DAY, NOW + 100 * DAY)
 ROOT = ca(subject="root", shape=Shape(validity=LONG))
+MIDDLE = ca(ROOT, Shape(validity=LONG), subject="middle")
 KEY = authority_key()
+ID_EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")
 SAME_NAME = CaSubject(country=(), organization=(), common_name="CA of example.org")
 
 
@@ -137,6 +139,18 @@ def test_files_that_become_unusable_leave_the_last_good_ones(files):
     assert mint(upstream).roots == (ROOT.der,)
 
 
+@pytest.mark.parametrize("where", ["cert", "bundle"])
+def test_a_certificate_with_a_key_of_an_unknown_kind_leaves_the_last_good_ones(files, where):
+    files.write(MIDDLE, roots=[ROOT])
+    upstream = files.open()
+    unknown = MIDDLE.der.replace(ID_EC_PUBLIC_KEY, ID_EC_PUBLIC_KEY[:-1] + b"\x09")
+    assert unknown != MIDDLE.der
+    getattr(files, where).write_bytes(x509.load_der_x509_certificate(unknown).public_bytes(Encoding.PEM))
+    assert mint(upstream).roots == (ROOT.der,)
+    with pytest.raises(InvalidConfig, match=rf"unable to load upstream CA {where}: .*: Unknown key type"):
+        files.open()
+
+
 def test_an_upstream_that_has_expired_says_so_and_which_file_it_is(files):
     files.write(ROOT)
     with pytest.raises(UpstreamUnavailable, match=r"upstream CA certificate in .*/ca\.crt has expired"):
@@ -147,9 +161,6 @@ def test_a_request_for_another_trust_domain_is_not_signed(files):
     files.write(ROOT)
     with pytest.raises(UpstreamUnavailable, match=r'CSR is not for trust domain "example\.org"'):
         mint(files.open(), trust_domain=TrustDomain("other.test"))
-
-
-MIDDLE = ca(ROOT, Shape(validity=LONG), subject="middle")
 
 
 @pytest.mark.parametrize(
