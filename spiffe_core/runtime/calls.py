@@ -136,6 +136,11 @@ def error_of(failure: grpc.aio.AioRpcError) -> SpiffeError:
     return Denied(text, _reason(failure)) if kind is Denied else kind(text)
 
 
+def error_class(code: StatusCode) -> type[SpiffeError]:
+    """The branch of the tree of errors that a status code stands for."""
+    return _KIND.get(code, Unavailable)
+
+
 def code_name(code: StatusCode) -> str:
     """The name of a status code, as Go writes it."""
     return _SPELLED.get(code) or "".join(part.capitalize() for part in code.name.split("_"))

@@ -14,6 +14,7 @@ from spiffe_core.errors import InvalidConfig
 from spiffe_core.runtime.block import Block, merged
 from spiffe_core.runtime.gotext import os_error, quote
 from spiffe_core.runtime.hcl import MAX_LENGTH
+from spiffe_core.runtime.hcl_text import hcl_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +22,15 @@ class PluginType:
     """How many plugins of a type a process runs (``most`` 0: any number), and what is built in.
 
     ``built_in`` has the dataclass of each plugin's data as ``module:Class``, empty for one that has no settings.  It is
-    named and not imported, since a plugin may need libraries that the others do not.
+    named and not imported, since a plugin may need libraries that the others do not.  ``external``: whether programs
+    can be plugins of that type.
     """
 
     name: str
     least: int
     most: int
     built_in: Mapping[str, str]
+    external: bool = False
 
     def check_count(self, count: int) -> None:
         """Raise unless so many may be configured, in SPIRE's words.
@@ -65,6 +68,19 @@ class Plugin:
         """The plugin as its declaration begins: ``KeyManager "disk"``."""
         return f"{self.type} {quote(self.name)}"
 
+    @property
+    def program(self) -> Path:
+        """The program of an external plugin."""
+        return Path(self.cmd)
+
+    def data_text(self) -> str:
+        """What an external plugin is configured with, from the file now if it is in one.
+
+        Raises:
+            InvalidConfig: if that file cannot be read.
+        """
+        return hcl_text(self.data.items) if self.data_file is None else self._read_file(self.data_file)
+
     def load_data(self) -> Block:
         """The plugin's data, from the file now if they are in one.
 
@@ -73,16 +89,25 @@ class Plugin:
         """
         if self.data_file is None:
             return self.data
-        path = f"plugins.{self.type}.{self.name}.plugin_data"
+        text = self._read_file(self.data_file)
         try:
-            with self.data_file.open(encoding="utf-8") as file:
-                return Block.parse(file.read(MAX_LENGTH + 1), path)
-        except UnicodeDecodeError as exc:
-            raise InvalidConfig(f"{path}_file: {self.data_file} is no UTF-8 text") from exc
-        except OSError as exc:
-            raise InvalidConfig(f"{path}_file: {os_error('open', self.data_file, exc)}") from exc
+            return Block.parse(text, self._data_path)
         except InvalidConfig as exc:
-            raise InvalidConfig(f"{path}_file: {self.data_file}: {exc}") from exc
+            raise InvalidConfig(f"{self._data_path}_file: {self.data_file}: {exc}") from exc
+
+    @property
+    def _data_path(self) -> str:
+        return f"plugins.{self.type}.{self.name}.plugin_data"
+
+    def _read_file(self, file: Path) -> str:
+        path = f"{self._data_path}_file"
+        try:
+            with file.open(encoding="utf-8") as opened:
+                return opened.read(MAX_LENGTH + 1)
+        except UnicodeDecodeError as exc:
+            raise InvalidConfig(f"{path}: {file} is no UTF-8 text") from exc
+        except OSError as exc:
+            raise InvalidConfig(f"{path}: {os_error('open', file, exc)}") from exc
 
 
 class InvalidPlugins(InvalidConfig):
@@ -133,8 +158,9 @@ def check_plugins(plugins: Iterable[Plugin], types: Iterable[PluginType]) -> Non
             continue
         counts[plugin.type] += 1
         if plugin.cmd:
-            note = "external plugins (plugin_cmd) are not supported by this version"
-            notes.setdefault(plugin.title, []).append(note)
+            if not kind.external:
+                note = f"external plugins (plugin_cmd) of type {plugin.type} are not supported by this version"
+                notes.setdefault(plugin.title, []).append(note)
         elif plugin.name not in kind.built_in:
             names = ", ".join(sorted(kind.built_in)) or "none"
             notes.setdefault(plugin.title, []).append(f"{plugin.title} is not built in (built in: {names})")
@@ -154,6 +180,8 @@ def check_plugin_data(
 ) -> None:
     """Raise unless the data of built-in plugins can be read; nothing that they name is opened.
 
+    What an external plugin is to be configured with is the plugin's to judge.
+
     ``defaults`` has, by a plugin's title, what the process itself would add to its data.
 
     Raises:
@@ -162,6 +190,8 @@ def check_plugin_data(
     known = {one.name: one.built_in for one in types}
     notes = {}
     for plugin in plugins:
+        if plugin.cmd:
+            continue
         module, _, name = known[plugin.type][plugin.name].partition(":")
         try:
             data = plugin.load_data().with_defaults(defaults.get(plugin.title, {}))

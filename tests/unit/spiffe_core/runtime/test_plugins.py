@@ -108,7 +108,7 @@ def test_a_malformed_declaration_is_refused(text, message):
         ('Key "memory" {} Node "token" {} Odd "x" {}', {"Odd": ['unsupported plugin type "Odd"']}),
         (
             'Key "memory" { plugin_cmd = "/bin/x" } Node "token" {}',
-            {'Key "memory"': ["external plugins (plugin_cmd) are not supported by this version"]},
+            {'Key "memory"': ["external plugins (plugin_cmd) of type Key are not supported by this version"]},
         ),
     ],
 )
