@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := examples/demo
 
-.PHONY: install demo up down test lint bench protos docs lock clean
+.PHONY: install demo up down test lint bench plugin protos docs lock clean
 
 install: $(VENV)/.installed-run
 
@@ -42,6 +42,10 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
+
+## build/steeple-keymanager: our key managers as a plugin of SPIRE, in one file.
+plugin: $(VENV)/.installed-run
+	$(BIN)/python -m scripts.plugin_file
 
 protos: $(VENV)/.installed-test
 	$(BIN)/python -m spiffe_core.api.generate

@@ -13,6 +13,7 @@ from keymanagers.base import KeyManager
 from keymanagers.disk import DiskConfig, DiskKeyManager
 from keymanagers.memory import MemoryKeyManager
 from keymanagers.pkcs11.manager import Pkcs11KeyManager
+from tests.support.plugins import keymanager_program, open_keys, plugin_of
 from tests.support.softhsm import SoftHsmToken
 
 ROOT: Final = Path(__file__).parents[2]
@@ -92,6 +93,24 @@ class Pkcs11Backend(Backend):
 
     def plugin_data(self) -> str:
         return self.token.plugin_data()
+
+
+class PluginBackend(Backend):
+    """Our host with our plugin, and a token behind it."""
+
+    name = "plugin"
+
+    def __init__(self, token: SoftHsmToken, folder: Path) -> None:
+        super().__init__()
+        self.token = token
+        self.program = keymanager_program(folder)
+        self.file = folder / "keys.json"
+
+    def _open(self, group: str, **settings: Any) -> KeyManager:
+        return open_keys(plugin_of(self.program, self.token.plugin_data(group)), self.file)
+
+    def plugin_data(self) -> str:
+        return json.dumps([str(self.program), self.token.plugin_data(), str(self.file)])
 
 
 class KeyProcess:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spiffe_core.runtime.files import private_folder
-from tests.support.key_backends import Backend, DiskBackend, MemoryBackend, Pkcs11Backend
+from tests.support.key_backends import Backend, DiskBackend, MemoryBackend, Pkcs11Backend, PluginBackend
 from tests.support.shim import Shim, compile_shim, load_shim
 from tests.support.softhsm import SoftHsmToken, TokenPool, init_token, own_library
 
@@ -49,13 +49,16 @@ def shim(own_token: SoftHsmToken, compiled_shim: Path, tmp_path: Path) -> Iterat
         yield shim
 
 
-@pytest.fixture(params=["memory", "disk", pytest.param("pkcs11", marks=pytest.mark.softhsm)])
+_IN_TOKENS = [pytest.param(name, marks=pytest.mark.softhsm) for name in ("pkcs11", "plugin")]
+
+
+@pytest.fixture(params=["memory", "disk", *_IN_TOKENS])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each place where keys can live."""
     return _backend(request, request.param)
 
 
-@pytest.fixture(params=["disk", pytest.param("pkcs11", marks=pytest.mark.softhsm)])
+@pytest.fixture(params=["disk", *_IN_TOKENS])
 def lasting(request: pytest.FixtureRequest) -> Backend:
     """Each place where keys outlive the process."""
     return _backend(request, request.param)
@@ -76,6 +79,12 @@ def disk_backend(tmp_path: Path) -> Iterator[Backend]:
 @pytest.fixture
 def pkcs11_backend(softhsm_token: SoftHsmToken) -> Iterator[Backend]:
     with closing(Pkcs11Backend(softhsm_token)) as backend:
+        yield backend
+
+
+@pytest.fixture
+def plugin_backend(softhsm_token: SoftHsmToken, tmp_path: Path) -> Iterator[Backend]:
+    with closing(PluginBackend(softhsm_token, tmp_path)) as backend:
         yield backend
 
 

@@ -8,8 +8,10 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
+import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -17,11 +19,13 @@ from keymanagers.base import KeyId, KeyManager, KeyType, fingerprint
 from keymanagers.registry import open_key_manager
 from spiffe_core.errors import SpiffeError
 from spiffe_core.runtime.block import Block
+from tests.support.plugins import open_keys, plugin_of
 
 
 def main() -> None:
     name, data = sys.argv[1:]
-    manager = open_key_manager(name, Block.parse(data), authority_group="example.org")
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # answers go to standard output
+    manager = _open(name, data)
     say("open")
     for line in sys.stdin:
         try:
@@ -29,6 +33,13 @@ def main() -> None:
         except SpiffeError as exc:
             say({"error": type(exc).__name__, "text": str(exc)})
     manager.close()
+
+
+def _open(name: str, data: str) -> KeyManager:
+    if name == "plugin":
+        program, plugin_data, file = json.loads(data)
+        return open_keys(plugin_of(Path(program), plugin_data), Path(file))
+    return open_key_manager(name, Block.parse(data), authority_group="example.org")
 
 
 def do(manager: KeyManager, command: str, *words: str) -> Any:

@@ -1,0 +1,5 @@
+"""``python -m plugin`` is ``steeple-keymanager``."""
+
+from plugin.main import main
+
+main()
