@@ -80,3 +80,15 @@ def names_of(csr: x509.CertificateSigningRequest) -> tuple[list[str], list[str]]
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
         raise InvalidCsr(f"malformed CSR: {exc}") from exc
     return san.get_values_for_type(x509.UniformResourceIdentifier), san.get_values_for_type(x509.DNSName)
+
+
+def subject_of(csr: x509.CertificateSigningRequest) -> x509.Name | None:
+    """The subject that a CSR asks for, None if it is empty.
+
+    Raises:
+        InvalidCsr: if it is malformed.
+    """
+    try:
+        return csr.subject if len(csr.subject) else None
+    except (ValueError, TypeError) as exc:
+        raise InvalidCsr(f"malformed CSR: its subject cannot be read: {exc}") from exc

@@ -16,7 +16,7 @@ from spiffe_core.api.convert.status import status_to_pb
 from spiffe_core.api.convert.svids import jwt_svid_to_pb, x509_svid_to_pb
 from spiffe_core.api.spire.api.server.svid.v1 import svid_pb2
 from spiffe_core.api.spire.api.types import jwtsvid_pb2
-from spiffe_core.csr import check_public_key, key_of_csr, load_csr, names_of
+from spiffe_core.csr import check_public_key, key_of_csr, load_csr, names_of, subject_of
 from spiffe_core.dns import check_dns_names
 from spiffe_core.entries import Entry, EntryId, check_workload_id
 from spiffe_core.errors import (
@@ -74,7 +74,7 @@ class SvidService:
                 public_key=check_public_key(csr.public_key()),
                 ttl=self._signer.x509_ttl(request.ttl),
                 dns_names=dns_names,
-                subject=csr.subject if len(csr.subject) else None,
+                subject=subject_of(csr),
                 caller=call.name,
             )
         )

@@ -11,6 +11,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import StatusCode
 
+from hsm_ca.authority_key import X509_ALGORITHM
+from hsm_ca.templates import signed
+from keymanagers.base import KeyType
 from spiffe_core.api.spire.api.server.svid.v1 import svid_pb2
 from spiffe_core.jwtsvid import verify_jwt_svid
 from spiffe_core.runtime.clock import unix
@@ -83,12 +86,30 @@ async def test_no_svid_outlives_the_authority(served):
     assert answer.svid.expires_at == unix(served.parts.authorities.x509.not_after)
 
 
+def with_subject(attribute):
+    """A CSR with that attribute, in DER, as its subject."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    usual = x509.load_der_x509_csr(csr(WORKLOAD, subject="ZZZZ", key=key)).tbs_certrequest_bytes
+    content = usual.replace(bytes.fromhex("0603550403") + b"\x0c\x04ZZZZ", attribute)
+    assert len(content) == len(usual)
+    signature = key.sign(content, ec.ECDSA(SHA256()))
+    return signed(content, X509_ALGORITHM[KeyType.EC_P256], signature)
+
+
 ANOTHER: Final = f"spiffe://{TD}/another"
 NOT_MINTED: Final = {
     "no CSR": (b"", "missing CSR"),
     "no DER": (b"x", r"malformed CSR: .+"),
     "a CSR with something behind it": (csr(WORKLOAD) + b"x", r"malformed CSR: .+"),
     "a CSR that its key has not signed": (forged(csr(WORKLOAD)), r"invalid CSR signature: .+"),
+    "a subject that is no text": (
+        with_subject(bytes.fromhex("0603550403") + b"\x0c\x04\xff\xfe\xff\xfe"),
+        r"malformed CSR: its subject cannot be read: .+",
+    ),
+    "a subject of bits": (
+        with_subject(bytes.fromhex("0603550403") + b"\x03\x04\0ZZZ"),
+        r"malformed CSR: its subject cannot be read: .+",
+    ),
     "no URI": (csr(), "CSR URI SAN is required"),
     "two URIs": (csr(WORKLOAD, ANOTHER), "only one URI SAN is expected"),
     "a URI of another scheme": (csr(f"https://{TD}/workload"), r"CSR URI SAN is invalid: .+"),
