@@ -44,6 +44,8 @@ from spiffe_core.runtime.clock import Clock, unix
 from spiffe_core.runtime.lanes import Lanes
 from spiffe_core.runtime.rpc import Send
 
+MAX_TYPE: Final = 255
+"""Longest name of a kind of attestation, in characters: anybody may send one, and it is logged and stored."""
 MAX_VERSION: Final = 255
 """Longest agent version that is stored, in characters."""
 
@@ -275,6 +277,8 @@ def _attest_params(step: agent_pb2.AttestAgentRequest | None) -> agent_pb2.Attes
         raise InvalidInput("malformed param: missing CSR")
     if not params.data.type:
         raise InvalidInput("malformed param: missing attestation data type")
+    if len(params.data.type) > MAX_TYPE:
+        raise InvalidInput(f"malformed param: attestation data type is longer than {MAX_TYPE} characters")
     if not params.data.payload:
         raise InvalidInput("malformed param: missing attestation data payload")
     return params

@@ -25,7 +25,7 @@ from structlog.typing import EventDict, WrappedLogger
 from spiffe_core.errors import InvalidConfig
 from spiffe_core.runtime.gotext import os_error
 from spiffe_core.runtime.levels import Level, LevelSwitch
-from spiffe_core.runtime.log_lines import caller, error_text, json_line, text_line, traceback_text, without_secrets
+from spiffe_core.runtime.log_lines import caller, cut, error_text, json_line, text_line, traceback_text, without_secrets
 from spiffe_core.runtime.settings import LogFormat
 
 __all__ = ["Level", "LevelSwitch", "Log", "Logger", "bound_fields", "configure", "get_logger", "process_log"]
@@ -100,7 +100,8 @@ class Log:
             _explain(event, exc_info, details=self.level.current >= Level.DEBUG)
         if self._source_location:
             event.update(caller())
-        return self._line(self._now().astimezone(), method, text, without_secrets(event))
+        fields = {key: cut(value) for key, value in without_secrets(event).items()}
+        return self._line(self._now().astimezone(), method, text, fields)
 
     def write(self, line: str) -> None:
         """Write one line."""

@@ -22,6 +22,10 @@ _SECRETS: Final = frozenset(
     {"join_token", "jwt_svid", "passphrase", "password", "pin", "private_key", "secret", "svid", "token"}
 )
 """Fields whose values are withheld, should a caller ever pass them."""
+MAX_TEXT: Final = 16 * 1024
+"""Most characters of one field that a line shows: some come from callers, who may send megabytes of them."""
+_MAX_MEMBERS: Final = 100
+_MAX_MEMBER: Final = 1024
 _OF_THE_LOG: Final = ("spiffe_core.runtime.log", "structlog", "logging")
 
 
@@ -44,6 +48,21 @@ def without_secrets(fields: Mapping[str, object]) -> dict[str, object]:
         key: "[withheld]" if key in _SECRETS else f"[{len(value)} bytes]" if isinstance(value, bytes) else value
         for key, value in fields.items()
     }
+
+
+def cut(value: object) -> object:
+    """The value, or the beginning of one that is too long for a line."""
+    match value:
+        case str():
+            return _cut_text(value, MAX_TEXT)
+        case list() | tuple():
+            shown = [_cut_text(one, _MAX_MEMBER) if isinstance(one, str) else one for one in value[:_MAX_MEMBERS]]
+            return shown if len(value) <= _MAX_MEMBERS else [*shown, f"[{len(value)} values]"]
+    return value
+
+
+def _cut_text(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}[{len(text)} characters]"
 
 
 def error_text(error: BaseException) -> str:

@@ -117,8 +117,12 @@ async def test_a_refused_csr_does_not_spend_the_token(served):
             agent_pb2.AttestAgentRequest(params={"data": {"type": "x"}, "params": {"csr": b"x"}}),
             "malformed param: missing attestation data payload",
         ),
+        (
+            agent_pb2.AttestAgentRequest(params={"data": {"type": "x" * 256}, "params": {"csr": b"x"}}),
+            "malformed param: attestation data type is longer than 255 characters",
+        ),
     ],
-    ids=["no params", "no data", "no parameters", "no CSR", "no type", "no payload"],
+    ids=["no params", "no data", "no parameters", "no CSR", "no type", "no payload", "a long type"],
 )
 async def test_a_malformed_first_message_is_refused_by_what_it_lacks(served, request_, text):
     refusal = await (await served.remote()).refusal(agent_pb2, "AttestAgent", request_)

@@ -163,6 +163,17 @@ def test_structlogs_own_loggers_write_to_the_same_log(log):
 
 
 @pytest.mark.parametrize("form", list(LogFormat))
+def test_what_a_caller_sent_makes_no_line_of_megabytes(log, form):
+    file = log(Level.INFO, format=form)
+    get_logger().info("x", text="a" * 2**20, many=["b" * 2**20] * 2**10, pair=("c" * 2**20, 1))
+    line = file.read_text()
+    assert len(line) < 2**18
+    assert all(
+        kept in line for kept in ("a" * 2**14, "[1048576 characters]", "b" * 2**10, "[1024 values]", "c" * 2**10)
+    )
+
+
+@pytest.mark.parametrize("form", list(LogFormat))
 def test_secrets_and_raw_bytes_are_withheld(log, form):
     file = log(Level.TRACE, format=form)
     get_logger(pin="1234").info(
