@@ -15,7 +15,7 @@ import structlog
 from agent.identities import Selectors
 from agent.workload_attestors.base import WorkloadAttestor
 from spiffe_core.entries import Selector
-from spiffe_core.errors import SpiffeError, Unavailable
+from spiffe_core.errors import SpiffeError, Unauthenticated, Unavailable
 from spiffe_core.runtime.levels import Level
 from spiffe_core.runtime.log import process_log
 from spiffe_core.runtime.metrics import Metrics
@@ -35,7 +35,7 @@ class WorkloadAttestation:
         """The selectors of a process; those of an attestor that failed are missing.
 
         Raises:
-            Unauthenticated: if the process has ended, or cannot be seen from here.
+            Unauthenticated: if the process has ended, has become another user's, or cannot be seen from here.
             Unavailable: if all attestors failed.
         """
         status = "error"
@@ -70,10 +70,17 @@ class WorkloadAttestation:
         return frozenset().union(*told)
 
     async def _ask(self, attestor: WorkloadAttestor, process: PeerProcess) -> Selectors | None:
-        """What one attestor says, or None if it failed."""
+        """What one attestor says, or None if it failed.
+
+        Raises:
+            Unauthenticated: if the process is no longer who connected, whatever the other attestors say.
+        """
         status = "OK"
         try:
             return frozenset(Selector(attestor.name, value) for value in await attestor.attest(process))
+        except Unauthenticated:
+            status = "error"
+            raise
         except SpiffeError as exc:
             status = "error"
             log.error(  # noqa: TRY400  it tells its own story

@@ -21,6 +21,7 @@ class WorkloadAttestor(Protocol):
         """The values of the process's selectors, such as ``uid:1000``.
 
         Raises:
+            Unauthenticated: if it is not what it was when it connected; nothing that anybody says of it counts then.
             SpiffeError: if they cannot be told, saying why; the process may have ended meanwhile.
         """
 

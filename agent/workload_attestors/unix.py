@@ -1,8 +1,11 @@
 """WorkloadAttestor ``unix``: what the kernel says of a process.
 
-Users and groups are the effective ones of the moment of the call, read from /proc, as SPIRE has them.  The path
-and the digest of the program are told only if the configuration asks for them, since the agent needs the right to
-look at other users' processes for that.
+Users and groups are the effective ones of the moment of the call, read from /proc, as SPIRE has them.  User and
+group must still be those that opened the connection: a process that starts a set-user-ID program becomes that
+program's user for a moment, and another one, which holds the same connection, would get that user's identities.
+
+The path and the digest of the program are told only if the configuration asks for them, since the agent needs the
+right to look at other users' processes for that.
 """
 
 import time
@@ -12,7 +15,7 @@ from pathlib import Path
 
 from agent.workload_attestors.digests import Digests
 from agent.workload_attestors.names import Names, group_name, user_name
-from spiffe_core.errors import Internal
+from spiffe_core.errors import Internal, Unauthenticated
 from spiffe_core.runtime.peers import PeerProcess
 
 
@@ -59,6 +62,11 @@ class UnixAttestor:
         """Read who runs the process, and what it runs if that is asked for."""
         folder = f"{self._proc}/{process.pid}"
         ids = _ids(f"{folder}/status")
+        if (ids.uid, ids.gid) != (process.uid, process.gid):
+            raise Unauthenticated(
+                f"the caller's process {process.pid} is no longer of the user and group that opened the connection: "
+                "connect again"
+            )
         values = [f"uid:{ids.uid}"]
         if user := await self._users.of(ids.uid):
             values.append(f"user:{user}")

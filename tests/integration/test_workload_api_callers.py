@@ -16,6 +16,7 @@ import pytest
 from grpc import StatusCode
 
 from agent.workload_attestors.unix import UnixAttestor, UnixConfig
+from spiffe_core.api import workload_pb2
 from spiffe_core.runtime.files import private_folder
 from tests.support.needs import privileged
 from tests.support.workloads import FakeAttestor, Served, calling, refused, serving
@@ -24,12 +25,14 @@ ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = Path(sys.executable).resolve()
 """What runs as this Python."""
 CONNECT: Final = """
-import socket, sys
+import os, socket, sys
 connection = socket.socket(fileno=int(sys.argv[1]))
 connection.setblocking(True)
 connection.connect(sys.argv[2])
 print("connected", flush=True)
-sys.stdin.read()
+for user in sys.stdin:
+    os.setresuid(int(user), int(user), int(user))
+    print("changed", flush=True)
 connection.detach()
 """
 
@@ -181,6 +184,30 @@ async def test_a_caller_is_known_by_the_process_that_opened_its_connection():
         [svid] = (await caller.first("FetchX509SVID")).svids
         assert svid.spiffe_id == "spiffe://example.org/opener"
         assert attestor.asked == [opener.pid]
+
+
+@privileged
+@pytest.mark.conformance("WE-11")
+async def test_a_process_that_has_become_another_users_does_not_get_that_users_identities():
+    async with serving() as served:
+        served.folder.chmod(0o755)
+        served.identities.add("/root", "unix:uid:0")
+        served.identities.add("/nobody", "unix:uid:65534")
+        async with handed_over(served) as (opener, path), calling(path) as caller:
+            [svid] = (await caller.first("FetchX509SVID")).svids
+            assert svid.spiffe_id == "spiffe://example.org/root"
+            assert opener.stdin is not None
+            assert opener.stdout is not None
+            opener.stdin.write(b"65534\n")
+            assert await opener.stdout.readline() == b"changed\n"
+            text = (
+                f"the caller's process {opener.pid} is no longer of the user and group that opened the connection: "
+                "connect again"
+            )
+            async with refused(StatusCode.UNAUTHENTICATED, text):
+                await caller.first("FetchX509SVID")
+            async with refused(StatusCode.UNAUTHENTICATED, text):
+                await caller.call("FetchJWTSVID", workload_pb2.JWTSVIDRequest(audience=["a"]))
 
 
 @pytest.mark.conformance("WE-11")

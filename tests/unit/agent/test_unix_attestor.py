@@ -17,7 +17,7 @@ from agent.workload_attestors.digests import Digests
 from agent.workload_attestors.names import KEPT_FOR, Names, group_name, user_name
 from agent.workload_attestors.registry import BUILT_IN
 from agent.workload_attestors.unix import UnixAttestor, UnixConfig
-from spiffe_core.errors import Internal, InvalidConfig
+from spiffe_core.errors import Internal, InvalidConfig, Unauthenticated
 from spiffe_core.runtime.block import Block
 from spiffe_core.runtime.peers import PeerProcess
 from tests.support.clock import FakeClock
@@ -36,9 +36,14 @@ USERS: Final = {11: "eff", 10: "real"}
 GROUPS: Final = {21: "staff", 31: "wheel"}
 
 
-def process(pid: int) -> PeerProcess:
-    """A process that an attestor is asked about; nothing of it but its number counts."""
-    return PeerProcess(pid, 0, 0, None)
+def process(pid: int, uid: int = 11, gid: int = 21) -> PeerProcess:
+    """A process that an attestor is asked about, and whose it was when it connected."""
+    return PeerProcess(pid, uid, gid, None)
+
+
+def me() -> PeerProcess:
+    """This very process."""
+    return process(os.getpid(), os.geteuid(), os.getegid())
 
 
 @contextmanager
@@ -74,9 +79,16 @@ async def test_the_effective_ids_are_told_with_their_names_as_far_as_they_have_o
         ]
 
 
+@pytest.mark.conformance("WE-11")
+@pytest.mark.parametrize(("uid", "gid"), [(10, 21), (11, 20), (0, 0)])
+async def test_a_process_that_has_become_another_users_is_refused(tmp_path, uid, gid):
+    with proc(tmp_path) as attestor, pytest.raises(Unauthenticated, match="no longer of the user and group that opened"):
+        await attestor.attest(process(7, uid, gid))
+
+
 async def test_ids_without_names_are_told_alone(tmp_path):
     with proc(tmp_path, "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n") as attestor:
-        assert await attestor.attest(process(7)) == ["uid:2", "gid:6"]
+        assert await attestor.attest(process(7, 2, 6)) == ["uid:2", "gid:6"]
 
 
 async def test_the_path_and_the_digest_of_the_program_are_told_if_asked_for(tmp_path):
@@ -139,7 +151,7 @@ async def test_a_program_that_cannot_be_read_fails_the_attestor(tmp_path):
 
 async def test_this_very_process_is_told_as_it_is():
     attestor = UnixAttestor(UnixConfig(discover_workload_path=True))
-    values = await attestor.attest(process(os.getpid()))
+    values = await attestor.attest(me())
     attestor.close()
     assert f"uid:{os.geteuid()}" in values
     assert f"gid:{os.getegid()}" in values
@@ -166,7 +178,7 @@ def named(name: bytes) -> Iterator[None]:
 
 async def test_a_process_cannot_name_itself_into_another_user():
     with named(b"x\nUid:\t7\t7"):
-        values = await UnixAttestor().attest(process(os.getpid()))
+        values = await UnixAttestor().attest(me())
     assert values[0] == f"uid:{os.geteuid()}"
 
 
@@ -175,7 +187,7 @@ async def test_another_users_process_is_told_as_it_is():
     groups = [4000000, 4000001]
     other = await asyncio.create_subprocess_exec("sleep", "60", user=65534, group=65533, extra_groups=groups)
     try:
-        values = await UnixAttestor().attest(process(other.pid))
+        values = await UnixAttestor().attest(process(other.pid, 65534, 65533))
     finally:
         other.kill()
         await other.wait()

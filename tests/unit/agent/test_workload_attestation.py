@@ -93,6 +93,14 @@ async def test_a_process_that_ends_while_it_is_attested_is_not_attested(others):
 
 
 @pytest.mark.conformance("WE-11")
+@pytest.mark.parametrize("others", [0, 1])
+async def test_of_a_process_that_has_become_another_users_nothing_counts(others):
+    changed = FakeAttestor("changed", error=Unauthenticated("no longer of the user"))
+    with running() as (process, _), pytest.raises(Unauthenticated, match="no longer of the user"):
+        await attestation(changed, *(FakeAttestor("more") for _ in range(others))).attest(process)
+
+
+@pytest.mark.conformance("WE-11")
 @pytest.mark.parametrize("pid", [0, 4_000_000])
 async def test_a_process_that_cannot_be_seen_is_not_attested(pid):
     attestor = FakeAttestor()
