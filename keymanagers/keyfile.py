@@ -29,7 +29,8 @@ def parse_keys(content: bytes, path: Path) -> dict[KeyId, SoftwareKey]:
     except (ValueError, RecursionError) as exc:
         at = f" at character {exc.pos}" if isinstance(exc, json.JSONDecodeError) else ""
         raise KeyFileDamaged(f"{path} is damaged: it is no JSON{at}; restore it from a backup") from None
-    keys = document.get("keys", {}) if isinstance(document, dict) else None
+    # Nothing but an empty object may lack it: another program's file must not be written over.
+    keys = document.get("keys", None if document else {}) if isinstance(document, dict) else None
     if not isinstance(keys, dict):
         raise KeyFileDamaged(f'{path} is damaged: it has no object "keys"; restore it from a backup')
     return {KeyId(key_id): _parse_key(KeyId(key_id), encoded, path) for key_id, encoded in keys.items()}
