@@ -130,7 +130,8 @@ class Supervisor:
         while True:
             worker = self._workers.get(index)
             if worker is None:
-                await self._start(index)
+                if not await self._start(index):
+                    await asyncio.sleep(_PAUSE)
                 continue
             code = await worker.wait()
             self._serving.discard(index)
@@ -146,7 +147,30 @@ class Supervisor:
 
     async def _start(self, index: int) -> bool:
         """Start a worker and wait until it serves or ends; whether it serves."""
-        ready, say_ready = os.pipe()
+        try:
+            worker, ready = await self._launch(index)
+        except OSError as exc:  # no memory, processes or descriptors are left, for now
+            log.error("Worker cannot be started", worker=index, error=exc.strerror)  # noqa: TRY400  it says why
+            return False
+        serves = await asyncio.to_thread(os.read, ready, 1)
+        os.close(ready)
+        if serves:
+            self._serving.add(index)
+            log.info("Worker serves", worker=index, pid=worker.pid)
+        return bool(serves)
+
+    async def _launch(self, index: int) -> tuple[asyncio.subprocess.Process, int]:
+        """Launch a worker: its process, and the end of a pipe on which it says that it serves.
+
+        Raises:
+            OSError: if the system has no room for it.
+        """
+        memory = os.memfd_create("steeple-worker", 0)
+        try:
+            ready, say_ready = os.pipe()
+        except OSError:
+            os.close(memory)
+            raise
         inherited = Inheritance(
             config=self._config,
             local=tuple(listener.fileno() for listener in self._local),
@@ -156,23 +180,20 @@ class Supervisor:
             alive=self._alive,
             ready=say_ready,
         )
-        memory = os.memfd_create("steeple-worker", 0)
-        os.write(memory, pickle.dumps(inherited))
-        os.lseek(memory, 0, os.SEEK_SET)
         try:
+            os.write(memory, pickle.dumps(inherited))
+            os.lseek(memory, 0, os.SEEK_SET)
             worker = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "server.worker", str(memory), pass_fds=(memory, *inherited.descriptors)
             )
+        except OSError:
+            os.close(ready)
+            raise
         finally:
             os.close(memory)
             os.close(say_ready)
         self._workers[index] = worker
-        serves = await asyncio.to_thread(os.read, ready, 1)
-        os.close(ready)
-        if serves:
-            self._serving.add(index)
-            log.info("Worker serves", worker=index, pid=worker.pid)
-        return bool(serves)
+        return worker, ready
 
     async def _check(self) -> None:
         """Whether all workers serve, and one of them answers."""
