@@ -6,6 +6,7 @@ lock.  Across a network it takes a round trip, and belongs in a thread: ``read``
 """
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,8 +121,9 @@ class Standings:
 
     def _drop_idle(self) -> None:
         for idle in self._idle.values():
-            while idle:
-                _discard(idle.pop())
+            with suppress(IndexError):  # none is left; another thread may take the last one
+                while True:
+                    _discard(idle.pop())
 
 
 def _text(value: str | bytes) -> str:
