@@ -116,8 +116,9 @@ class AuthorityManager:
             names = ", ".join(f'"{record.key_id}" ({record.use} {record.state})' for record in missing)
             raise FailedPrecondition(
                 f"the key manager does not show {names}, which the authority journal says it holds: "
-                "make sure that it is the right token or key file and that it is complete; if the keys are lost for "
-                "good, start once with -goOnWithoutLostKeys to prepare new authorities in their place"
+                "make sure that it is the right token or key file and that it is complete; if another server has them "
+                "in another token, give this one an authority_group of its own; if they are lost for good, start once "
+                "with -goOnWithoutLostKeys to prepare new authorities in their place"
             )
 
     def tick(self, now: datetime, monotonic: float) -> None:

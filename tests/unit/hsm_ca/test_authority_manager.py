@@ -362,6 +362,7 @@ def test_a_journalled_key_that_is_missing_stops_the_start_and_says_what_to_do(gr
     text = str(caught.value)
     assert f'does not show "{group.active().key_id}" (x509 active)' in text
     assert "make sure that it is the right token" in text
+    assert "give this one an authority_group of its own" in text
     assert "-goOnWithoutLostKeys" in text
 
 
