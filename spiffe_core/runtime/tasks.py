@@ -10,6 +10,9 @@ import structlog
 from spiffe_core.errors import SpiffeError
 from spiffe_core.runtime.clock import Clock
 
+_MOST_STEPS: Final = 100
+"""Times that a pause grows: after days of failures the power would be beyond a float."""
+
 log: Final = structlog.get_logger()
 
 
@@ -23,8 +26,9 @@ class Backoff:
     jitter: float = 0.1
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after that many failures in a row, counted from 1."""
-        return jittered(min(self.first * self.factor ** (failures - 1), self.longest), self.jitter)
+        """Seconds to wait after that many failures in a row, counted from 1; there may have been any number."""
+        growth = self.factor ** min(failures - 1, _MOST_STEPS)
+        return jittered(min(self.first * growth, self.longest), self.jitter)
 
 
 def jittered(seconds: float, share: float = 0.1) -> float:

@@ -116,6 +116,11 @@ def test_a_pause_is_never_longer_than_the_longest_and_its_jitter(failures):
     assert 0.45 <= backoff.pause(failures) <= 33.0
 
 
+@pytest.mark.parametrize("factor", [1.5, 2.0])
+def test_days_of_failures_still_have_a_pause(factor):
+    assert 216.0 <= Backoff(first=0.5, longest=240.0, factor=factor).pause(1_000_000) <= 264.0
+
+
 @given(seconds=st.floats(0.001, 1e6), share=st.floats(0, 1))
 def test_jitter_stays_within_its_share(seconds, share):
     assert seconds * (1 - share) * 0.999 <= jittered(seconds, share) <= seconds * (1 + share) * 1.001
