@@ -14,6 +14,7 @@ from spiffe_core.runtime.files import private_folder
 from spiffe_core.runtime.frontdoor import FrontDoor, Limits
 from spiffe_core.runtime.grpc_server import GrpcServer
 from spiffe_core.runtime.rpc import Gate, handlers_of
+from spiffe_core.runtime.sockets import raise_descriptor_limit
 
 C = TypeVar("C")
 
@@ -47,7 +48,12 @@ class Endpoint:
         register(cast("grpc.aio.Server", self._server))
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Serve the listening sockets, which belong to this endpoint from now on."""
+        """Serve the listening sockets, which belong to this endpoint from now on.
+
+        The usual limit of 1024 descriptors is for programs that serve nobody: a few hundred connections of one caller
+        would use it up for all.
+        """
+        raise_descriptor_limit()
         await self._server.start()
         for listener in listeners:
             self.door.listen(listener)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -33,6 +34,16 @@ REFLECTION: Final = ["grpc.reflection.v1alpha.ServerReflection", "grpc.reflectio
 PUBLIC: Final = ["SpiffeWorkloadAPI", "grpc.health.v1.Health", *REFLECTION]
 GET_INFO: Final = "/spire.agent.debug.v1.Debug/GetInfo"
 GET_LOGGER: Final = "/spire.api.agent.logger.v1.Logger/GetLogger"
+
+
+async def test_who_serves_may_have_as_many_descriptors_as_the_machine_lets_it():
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
+    try:
+        async with serving():
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
 
 
 def mode_of(path: Path) -> int:
