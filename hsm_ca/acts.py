@@ -38,6 +38,9 @@ class BundleStore(Protocol):
     def publish(self, x509_authorities: Sequence[X509Authority], jwt_authorities: Sequence[JwtAuthority]) -> Bundle:
         """Add what is new, durably, and return the bundle as it stands then."""
 
+    def catch_up(self) -> None:
+        """Know from now on what other servers have published until now."""
+
     def prune(self, before: int) -> bool:
         """Take out what expired before that Unix time; whether anything was."""
 

@@ -226,13 +226,14 @@ class AuthorityManager:
 
     def _sign_with(self, record: AuthorityRecord) -> None:
         key = self._keyring.key_of(record)
+        self._bundles.catch_up()  # another server may have published it: what it signs must verify here too
         if record.use is Use.X509:
             self._x509 = X509Issuer(key, record.chain)
         else:
             self._jwt = JwtIssuer(key, from_unix(record.not_after), self._policy.jwt_issuer)
 
     def _prune(self, now: datetime) -> None:
-        if self._pruned_at is None or now >= self._pruned_at + PRUNE_EVERY:
+        if self._pruned_at is None or not self._pruned_at <= now < self._pruned_at + PRUNE_EVERY:
             if self._bundles.prune(unix(now - KEEP_EXPIRED)):
                 log.info("Expired authorities were removed from the bundle")
             self._pruned_at = now

@@ -68,6 +68,10 @@ class TrustStore:
             self._known = {**self._known, self._trust_domain: bundle}
             return bundle
 
+    def catch_up(self) -> None:
+        """Know from now on what other servers have published in our own bundle until now."""
+        self.reload([self._trust_domain])
+
     def prune(self, before: int) -> bool:
         """Take out of our own bundle what expired before that Unix time; whether anything was."""
         pruned = self._own.prune(before)

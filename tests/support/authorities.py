@@ -167,12 +167,18 @@ class MemoryBundle:
 
     def __init__(self, table: MemoryTable) -> None:
         self.bundle = Bundle(TD)
+        self.unreadable = False
         self._table = table
 
     def publish(self, x509_authorities: Sequence[X509Authority], jwt_authorities: Sequence[JwtAuthority]) -> Bundle:
         self._table.check_there()
         self.bundle = self.bundle.with_authorities(x509_authorities, jwt_authorities)
         return self.bundle
+
+    def catch_up(self) -> None:
+        self._table.check_there()
+        if self.unreadable:
+            raise DatastoreUnavailable("the bundle cannot be read")
 
     def prune(self, before: int) -> bool:
         self._table.check_there()

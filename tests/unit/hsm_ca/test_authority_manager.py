@@ -441,6 +441,20 @@ def test_a_follower_signs_with_the_leaders_keys_and_makes_none(group):
     assert len(group.keys.made) == 2
 
 
+def test_a_follower_signs_with_no_authority_before_it_knows_the_bundle_that_holds_it(group):
+    group.started()
+    follower = group.server("two")
+    follower.start()
+    group.bundles.unreadable = True
+    with pytest.raises(DatastoreUnavailable, match="the bundle cannot be read"):
+        group.tick(follower)
+    with pytest.raises(Unavailable, match="X509 CA is not available for signing"):
+        _ = follower.x509
+    group.bundles.unreadable = False
+    group.tick(follower)
+    group.sign(follower)
+
+
 def test_a_leader_that_slept_changes_nothing_and_follows(group):
     sleeper = group.started()
     other = group.server("two")
@@ -499,6 +513,15 @@ def test_the_bundle_is_pruned_every_six_hours(group):
     assert len(group.bundle.x509_authorities) == 2
     group.tick(server, 1)
     assert len(group.bundle.x509_authorities) == 1
+
+
+def test_the_bundle_is_pruned_again_after_the_clock_was_set_back(group):
+    server = group.started()
+    group.clock.advance(-365 * DAY.total_seconds())
+    group.bundles.publish([X509Authority(ca(shape=Shape(validity=(START - 900 * DAY, START - 800 * DAY))).der)], [])
+    group.tick(server)
+    ends = [authority.certificate.not_valid_after_utc for authority in group.bundle.x509_authorities]
+    assert all(end >= group.now for end in ends)
 
 
 # -- the table

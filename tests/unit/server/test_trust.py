@@ -105,6 +105,13 @@ def test_an_authority_that_is_published_while_the_bundle_is_read_stays_known(bun
     assert trust.own.x509_authorities == (FIRST, SECOND)
 
 
+def test_what_another_server_published_is_known_after_catching_up(datastore, trust):
+    trust.publish([FIRST], [])
+    TrustStore(TD, datastore.bundles).publish([SECOND], [])
+    trust.catch_up()
+    assert trust.own.x509_authorities == (FIRST, SECOND)
+
+
 @pytest.mark.parametrize("changed", [FOREIGN, TD], ids=["a foreign bundle", "our own bundle"])
 async def test_a_bundle_that_could_not_be_read_when_it_changed_is_read_later(
     datastore, bundles, trust, registry, changed
