@@ -1,4 +1,8 @@
-"""Join tokens in the database, by the digest of their value: reading the table gives nobody a token."""
+"""Join tokens in the database, by the digest of their value: reading the table gives nobody a token.
+
+The entry that is made with a token, if an ID is to go with it, does name it: it is parented to the agent's ID, which
+ends with the token, as in SPIRE.  Who may read entries may use such a token until it is spent or expires.
+"""
 
 from hashlib import sha256
 

@@ -6,12 +6,17 @@ The rows' sets are in an index table of pairs (owner, member), so each compariso
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement
 
+from spiffe_core.errors import InvalidInput
+
 T = TypeVar("T")
+
+MAX_MEMBERS: Final = 10_000
+"""Most members of a set that is compared: every database has a limit to what one statement names."""
 
 
 class Match(IntEnum):
@@ -33,6 +38,10 @@ class SetMatch(Generic[T]):
 
     members: frozenset[T]
     match: Match
+
+    def __post_init__(self) -> None:
+        if len(self.members) > MAX_MEMBERS:
+            raise InvalidInput(f"a filter names {len(self.members)} members; {MAX_MEMBERS} are the most")
 
 
 def matches(

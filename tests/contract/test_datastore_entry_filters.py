@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from server.datastore.entry_filter import EntryFilter
-from server.datastore.set_match import Match, SetMatch
+from server.datastore.set_match import MAX_MEMBERS, Match, SetMatch
 from spiffe_core.bundle import Bundle
 from spiffe_core.entries import Selector
 from spiffe_core.errors import InvalidInput
@@ -168,3 +168,16 @@ def test_a_row_that_was_deleted_does_not_disturb_the_pages_after_it(datastore, r
     datastore.entries.delete_batch([page.items[-1].id])
     after = datastore.entries.list(page_size=1000, page_token=page.next_token)
     assert list(after.items) == registry[10:]
+
+
+@pytest.mark.parametrize("match", list(Match))
+def test_the_largest_set_that_may_be_asked_for_is_answered(datastore, match):
+    datastore.entries.create_batch([entry("/one", "/p", "a:1")])
+    many = frozenset(Selector("a", str(number)) for number in range(MAX_MEMBERS))
+    found = datastore.entries.list(EntryFilter(selectors=SetMatch(many, match))).items
+    assert len(found) == (match in {Match.SUBSET, Match.ANY})
+
+
+def test_a_larger_set_is_refused_with_the_limit():
+    with pytest.raises(InvalidInput, match="a filter names 10001 members; 10000 are the most"):
+        SetMatch(frozenset(range(MAX_MEMBERS + 1)), Match.ANY)
