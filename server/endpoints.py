@@ -37,7 +37,7 @@ from spiffe_core.api.spire.api.server.logger.v1 import logger_pb2
 from spiffe_core.api.spire.api.server.svid.v1 import svid_pb2
 from spiffe_core.runtime.admission import LocalAdmission, TlsAdmission
 from spiffe_core.runtime.clock import Clock
-from spiffe_core.runtime.endpoint import Endpoint
+from spiffe_core.runtime.endpoint import Endpoint, Options
 from spiffe_core.runtime.frontdoor import Limits
 from spiffe_core.runtime.health import Health
 from spiffe_core.runtime.health_service import HealthService
@@ -46,9 +46,18 @@ from spiffe_core.runtime.logger_service import LoggerService
 from spiffe_core.runtime.metrics import Metrics
 
 MAX_CONNECTION_AGE: Final = 180_000
-"""Milliseconds after which a TCP client is asked to connect again, and so to show a valid certificate again."""
+"""Milliseconds after which a TCP client is asked to connect again, and so to show a valid certificate again.
+
+After as long again, the calls that are still open on the connection are cut off: none that an agent or administrator
+makes takes so long, and whoever has not even a certificate could hold them open for ever.
+"""
 
 log: Final = structlog.get_logger()
+
+
+def connection_age(milliseconds: int) -> Options:
+    """The options of an endpoint whose connections live that long, and their open calls as long again."""
+    return [("grpc.max_connection_age_ms", milliseconds), ("grpc.max_connection_age_grace_ms", milliseconds)]
 
 
 class Endpoints:
@@ -78,7 +87,7 @@ class Endpoints:
             clock=clock,
         )
         limits = Limits(connections=config.max_connections, connections_per_caller=config.max_connections)
-        self._remote = Endpoint(admission, limits=limits, options=[("grpc.max_connection_age_ms", MAX_CONNECTION_AGE)])
+        self._remote = Endpoint(admission, limits=limits, options=connection_age(MAX_CONNECTION_AGE))
         self._local = Endpoint(LocalAdmission(clock=clock))
         audit = AuditLog(enabled=config.audit_log_enabled)
         authorizer = Authorizer(
