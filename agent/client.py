@@ -1,7 +1,8 @@
 """What an agent asks of its server: the RPCs, as values.
 
 The messages stop here.  What the server says is held against what it can mean: an SVID must be for the key that
-was sent, an agent's in its own trust domain, an entry must be one.  A malformed entry is passed over with a
+was sent, a workload's for the ID that its entry had when it was asked for, an agent's in its own trust domain, an
+entry must be one.  A malformed entry is passed over with a
 warning, since it must not keep the others from their workloads.
 """
 
@@ -12,7 +13,12 @@ from typing import Final
 
 import grpc
 import structlog
-from cryptography.x509 import load_der_x509_csr
+from cryptography.x509 import (
+    ExtensionNotFound,
+    SubjectAlternativeName,
+    UniformResourceIdentifier,
+    load_der_x509_csr,
+)
 
 from agent.node_attestors.base import NodeAttestor
 from spiffe_core.api.convert.bundles import bundle_from_pb
@@ -312,8 +318,20 @@ def _is_stale(entry: Entry | None, revision: entry_pb2.EntryRevision) -> bool:
     )
 
 
-def _checked(chain: Chain, csr: bytes) -> Chain:
-    """The chain, if its leaf is for the CSR's key."""
-    if chain[0].public_key() != load_der_x509_csr(csr).public_key():
+def _checked(chain: Chain, der: bytes) -> Chain:
+    """The chain, if its leaf is for the CSR's key, and for its ID if it names one.
+
+    The server goes by its own newest revision of an entry.  Workloads are still told apart by ours, so an SVID of
+    another ID could be for another workload.
+    """
+    csr = load_der_x509_csr(der)
+    if chain[0].public_key() != csr.public_key():
         raise InvalidX509Svid("X509-SVID is for another key than the one that was sent")
+    found = id_of(chain[0])
+    try:
+        names = csr.extensions.get_extension_for_class(SubjectAlternativeName).value
+    except ExtensionNotFound:
+        return chain
+    if names.get_values_for_type(UniformResourceIdentifier) != [str(found)]:
+        raise InvalidX509Svid(f'X509-SVID is of "{found}": the entry has changed since it was asked for')
     return chain

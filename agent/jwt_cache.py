@@ -2,6 +2,8 @@
 
 A token is kept by entry and audiences, in whatever order these are named.  Calls that want the same token while it
 is asked for share one call to the server.  An entry whose tokens carry an ID of their own gets a new one each time.
+The server goes by its own newest revision of an entry; a token of another SPIFFE ID than ours has could be for another
+workload, and is given to nobody.
 The cache has a hard limit: the token goes that was asked for longest ago.
 """
 
@@ -67,7 +69,7 @@ class JwtSvids:
             Unavailable: if there is none in the cache and the server does not give one, saying why.
         """
         if entry.jwt_svid_include_jti:
-            return await self._ask_patiently(entry.id, audience)
+            return _of(str(entry.spiffe_id), await self._ask_patiently(entry.id, audience))
         key = (entry.id, str(entry.spiffe_id), tuple(sorted(audience)))
         kept = self._kept.get(key)
         now = self._clock.now()
@@ -117,12 +119,12 @@ class JwtSvids:
             svid = await self._ask(key[0], audience, self._hit_patience)
         else:
             svid = await self._ask_patiently(key[0], audience)
-        if str(svid.id) == key[1]:  # else the entry has changed, and its new revision is not here yet
-            begin = svid.issued_at or self._clock.now()
-            self._kept[key] = _Kept(svid, self._rotation.half_way(begin, svid.expires_at))
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
+        _of(key[1], svid)
+        begin = svid.issued_at or self._clock.now()
+        self._kept[key] = _Kept(svid, self._rotation.half_way(begin, svid.expires_at))
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
         return svid
 
     async def _ask_patiently(self, entry_id: EntryId, audience: Sequence[str]) -> JwtSvid:
@@ -142,6 +144,13 @@ class JwtSvids:
             except SpiffeError as exc:
                 log.error("Failed to fetch JWT SVID", error=str(exc))  # noqa: TRY400
                 raise _unavailable(exc) from exc
+
+
+def _of(spiffe_id: str, svid: JwtSvid) -> JwtSvid:
+    """The token, if it is of that ID."""
+    if str(svid.id) != spiffe_id:
+        raise Unavailable(f'JWT-SVID is of "{svid.id}": the entry has changed, and is not known here yet; try again')
+    return svid
 
 
 def _unavailable(error: SpiffeError) -> Unavailable:

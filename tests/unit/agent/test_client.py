@@ -407,6 +407,17 @@ async def test_each_of_a_batch_has_its_svid_or_why_not():
     assert "for another key" in found["three"]
 
 
+async def test_an_svid_of_another_id_than_the_entry_had_is_for_another_workload():
+    csr = make_csr(KEY, SpiffeId(TD, "/one"))
+    answer = results((status_to_pb(), svid_pb("/one")), (status_to_pb(), svid_pb("/renamed")))
+    async with a_server(BatchNewX509SVID=answering(answer)) as client:
+        found = await client.x509_svids({EntryId("same"): csr, EntryId("changed"): csr})
+    assert str(id_of(found["same"][0])) == "spiffe://example.org/one"
+    assert found["changed"] == (
+        'X509-SVID is of "spiffe://example.org/renamed": the entry has changed since it was asked for'
+    )
+
+
 async def test_an_answer_for_fewer_than_were_asked_for_is_refused():
     async with a_server(BatchNewX509SVID=answering(results((status_to_pb(), svid_pb("/one"))))) as client:
         with pytest.raises(Internal, match="server answered 1 of 2 X509-SVIDs"):

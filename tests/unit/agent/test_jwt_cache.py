@@ -201,11 +201,20 @@ async def test_tokens_of_a_tainted_authority_are_dropped(cache, server):
     assert len(server.asked) == 3
 
 
-async def test_a_token_of_another_id_is_given_and_not_kept(cache, server):
+@pytest.mark.parametrize("of", [WEB, CALLING], ids=["kept", "with an ID of its own"])
+async def test_a_token_of_another_id_is_for_another_workload(cache, server, of):
     # The server has a newer revision of the entry than the agent.
-    server.entries["web"] = replace(WEB, spiffe_id=SpiffeId(TD, "/renamed"))
-    assert (await cache.get(WEB, ["a"])).id == SpiffeId(TD, "/renamed")
+    server.entries[of.id] = replace(of, spiffe_id=SpiffeId(TD, "/renamed"))
+    with pytest.raises(Unavailable, match=r'JWT-SVID is of "spiffe://example.org/renamed": the entry has changed'):
+        await cache.get(of, ["a"])
     assert len(cache) == 0
+
+
+async def test_a_token_that_is_there_outlives_a_change_of_the_entry_that_is_not_known_yet(cache, server, clock):
+    first = await cache.get(WEB, ["a"])
+    server.entries["web"] = replace(WEB, spiffe_id=SpiffeId(TD, "/renamed"))
+    clock.advance(HOUR.total_seconds() * 0.6)
+    assert await cache.get(WEB, ["a"]) is first
 
 
 async def test_closing_ends_what_is_asked(cache, server):
