@@ -119,14 +119,14 @@ class IdentityCache:
         self._svids.retry()
         self.wanted.set()
 
-    def hold(self, svids: Iterable[tuple[Entry, WorkloadSvid]]) -> None:
+    def hold(self, svids: Iterable[tuple[Entry, WorkloadSvid]], monotonic: float) -> None:
         """Take in SVIDs, each made for an entry as it was when it was asked for."""
         concerned: set[Group] = set()
         for entry, svid in svids:
             current = self._index.get(entry.id)
-            if current is None:
+            if current is None or current.spiffe_id != entry.spiffe_id:
                 continue
-            self._svids.hold(current, svid)
+            self._svids.hold(current, svid, monotonic)
             if current is not entry:
                 self._svids.expect(current, entry)
             concerned |= self._groups_of(current)

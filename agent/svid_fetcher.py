@@ -109,7 +109,7 @@ class SvidFetcher:
                 continue
             self._metrics.count("x509_svids", "X509-SVIDs that the server has given")
             held.append((entry, self._svid(entry, answer, made[entry.id][0])))
-        self._cache.hold(held)
+        self._cache.hold(held, self._clock.monotonic())
         return len(stale) > len(batch)
 
     def _svid(self, entry: Entry, chain: Chain, key: bytes) -> WorkloadSvid:

@@ -1,8 +1,10 @@
 """The X509-SVIDs of workloads: which are held, which are to be asked for next, and which are let go.
 
 An SVID is asked for when a workload waits for it, when it is time to renew it, and beforehand as long as there is
-room.  The room is soft: SVIDs that somebody follows are never let go, others in the order in which nobody has
-asked for them.  What the server refuses for one entry is tried again after growing pauses, and holds up no other.
+room.  One that came just now is not renewed, though its time may seem over already: this machine's clock may be ahead
+of the server's, or the authority near its end, and the server must not be asked for the same without a pause.  The
+room is soft: SVIDs that somebody follows are never let go, others in the order in which nobody has asked for them.
+What the server refuses for one entry is tried again after growing pauses, and holds up no other.
 
 This is a table: it asks nobody for anything.  Who follows what is the ``agent.cache``'s knowledge.
 """
@@ -20,6 +22,8 @@ from spiffe_core.runtime.tasks import Backoff
 
 DEFAULT_ROOM: Final = 1000
 """SVIDs that are kept though nobody follows them, if 0 is configured (SPIRE's)."""
+REST: Final = 5.0
+"""Seconds before an SVID is renewed at the earliest."""
 _BACKOFF: Final = Backoff(first=0.5, longest=240.0, factor=2.0)
 
 
@@ -27,7 +31,11 @@ _BACKOFF: Final = Backoff(first=0.5, longest=240.0, factor=2.0)
 class _Held:
     svid: WorkloadSvid
     renew_at: datetime
+    rests_until: float
     outdated: bool = False
+
+    def is_due(self, now: datetime, monotonic: float) -> bool:
+        return self.outdated or (now >= self.renew_at and monotonic >= self.rests_until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,10 @@ class WorkloadSvids:
         return held.svid if held is not None else None
 
     def expect(self, entry: Entry, former: Entry | None) -> None:
-        """An entry is new, or has changed: its SVID must be of its present revision."""
+        """An entry is new, or has changed: its SVID must be of its present revision; another ID's is not its own."""
         self._refused.pop(entry.id, None)
+        if former is not None and former.spiffe_id != entry.spiffe_id:
+            self._held.pop(entry.id, None)
         held = self._held.get(entry.id)
         if held is None:
             self._let_fetch(entry)
@@ -96,7 +106,7 @@ class WorkloadSvids:
         missing = [entry for key, entry in followed.items() if key not in self._held]
         found = [StaleEntry(entry, None) for entry in missing if self._may_try(entry.id, monotonic)]
         for key, held in list(self._held.items()):
-            if not held.outdated and now < held.renew_at:
+            if not held.is_due(now, monotonic):
                 continue
             entry = entry_of(key)
             if entry is None or (entry.disable_x509_svid_prefetch and key not in followed):
@@ -112,10 +122,11 @@ class WorkloadSvids:
         """When a refused entry may be tried again; None if there is none."""
         return min((one.retry_at for one in self._refused.values()), default=None)
 
-    def hold(self, entry: Entry, svid: WorkloadSvid) -> None:
+    def hold(self, entry: Entry, svid: WorkloadSvid, monotonic: float) -> None:
         """An SVID has come; it is kept as the latest one that was asked for."""
         self._held.pop(entry.id, None)
-        self._held[entry.id] = _Held(svid, self._rotation.x509_at(svid.not_before, svid.not_after))
+        renew_at = self._rotation.x509_at(svid.not_before, svid.not_after)
+        self._held[entry.id] = _Held(svid, renew_at, monotonic + REST)
         self._unheld.pop(entry.id, None)
         self._refused.pop(entry.id, None)
 

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from agent.rotation import Rotation
 from agent.workload_svids import WorkloadSvids
 from spiffe_core.bundle import Bundle
 from spiffe_core.entries import EntryId
-from spiffe_core.ids import TrustDomain
+from spiffe_core.ids import SpiffeId, TrustDomain
 from tests.support.agent_values import OWN, TD, entry, selectors, svid, turns
 from tests.support.clock import START, FakeClock
 
@@ -33,7 +34,7 @@ def put(cache, *entries):
 
 
 def hold(cache, *entries, mark="svid"):
-    cache.hold([(one, svid(f"{mark} of {one.id}")) for one in entries])
+    cache.hold([(one, svid(f"{mark} of {one.id}")) for one in entries], 0.0)
 
 
 def seen(state):
@@ -219,6 +220,23 @@ async def test_an_svid_of_an_older_revision_is_taken_and_renewed(cache):
     assert stale(cache) == ["web"]
     hold(cache, after)
     assert stale(cache) == []
+
+
+async def test_an_svid_of_the_id_that_an_entry_had_is_not_given_under_the_one_that_it_has(cache):
+    before = entry("web", revision_number=1)
+    after = replace(before, spiffe_id=SpiffeId(TD, "/renamed"), revision_number=2)
+    put(cache, before)
+    hold(cache, before)
+    with cache.subscribe(WEB) as following:
+        assert seen(await ready(following)) == ["web"]
+        put(cache, after)
+        assert await ready(following) is None
+        assert stale(cache) == ["web"]
+        hold(cache, before, mark="late")
+        assert await ready(following) is None
+        hold(cache, after)
+        [identity] = (await ready(following)).identities
+        assert identity.entry.spiffe_id.path == "/renamed"
 
 
 def test_an_svid_for_an_entry_that_has_gone_is_dropped(cache):

@@ -10,7 +10,7 @@ from agent.config import WorkloadKeyType
 from agent.jwt_cache import JwtSvids
 from agent.rotation import Rotation
 from agent.svid_fetcher import MAX_BATCH, MAX_RSA_BATCH, SvidFetcher
-from agent.workload_svids import WorkloadSvids
+from agent.workload_svids import REST, WorkloadSvids
 from spiffe_core.errors import Unavailable
 from spiffe_core.runtime.metrics import Metrics
 from tests.support.agent_values import OWN, entry, selectors, turns
@@ -147,6 +147,22 @@ async def test_whoever_waits_is_served_at_once(fetcher, cache, server, present):
             state = await following.next()
         assert [one.svid is not None for one in state.identities] == [True]
         assert server.batches == [1]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_clock_that_is_ahead_of_the_servers_does_not_storm_it(fetcher, cache, clock, server, present):
+    clock.advance(86400.0)
+    cache.update(changed=[entry("web")])
+    running = asyncio.ensure_future(fetcher.run())
+    try:
+        with cache.subscribe(selectors("unix:user:web")) as following:
+            await following.next()
+            await turns(200)
+            assert server.batches == [1]
+            clock.advance(REST)
+            await until(lambda: len(server.batches) == 2)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from agent.rotation import Rotation
-from agent.workload_svids import DEFAULT_ROOM, WorkloadSvids
+from agent.workload_svids import DEFAULT_ROOM, REST, WorkloadSvids
 from tests.support.agent_values import HOUR, entry, svid
 from tests.support.clock import START
 
@@ -44,7 +44,7 @@ class Table:
 
     def hold(self, *names, life=HOUR):
         for name in names:
-            self.svids.hold(self.entries[name], svid(name, self.now, life))
+            self.svids.hold(self.entries[name], svid(name, self.now, life), self.monotonic)
 
 
 @pytest.fixture
@@ -71,9 +71,19 @@ def test_an_svid_is_renewed_half_way_through_its_life(table):
     table.pass_(HOUR / 2 - timedelta(seconds=1))
     assert table.stale() == []
     table.pass_(timedelta(seconds=1))
-    [stale] = table.svids.stale({}, table.entries.get, now=table.now, monotonic=0.0)
+    [stale] = table.svids.stale({}, table.entries.get, now=table.now, monotonic=table.monotonic)
     assert stale.entry.id == "a"
     assert stale.expires_at == START + HOUR
+
+
+def test_an_svid_whose_time_is_over_when_it_comes_is_not_asked_for_again_at_once(table):
+    table.put(entry("a"))
+    table.hold("a", life=-HOUR)
+    assert table.stale() == []
+    table.pass_(timedelta(seconds=REST - 1))
+    assert table.stale() == []
+    table.pass_(timedelta(seconds=1))
+    assert table.stale() == ["a"]
 
 
 @pytest.mark.parametrize("changed", [{"revision_number": 2}, {"revision_number": 1, "created_at": 9}])
