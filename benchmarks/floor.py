@@ -33,7 +33,7 @@ def raw_signatures(token: SoftHsmToken, seconds: float) -> Sample:
     try:
         key = manager.generate(key_id, KeyType.EC_P256)
         signer: Any = key.private._signer  # type: ignore[union-attr]  # noqa: SLF001  below what signs for the server
-        count = signer._device.run("measure", lambda session: _sign(session, signer, seconds))  # noqa: SLF001
+        count = signer._tokens.sign(signer.key.key_id, "measure", lambda session: _sign(session, signer, seconds))  # noqa: SLF001
     finally:
         manager.retire(key_id)
         manager.close()

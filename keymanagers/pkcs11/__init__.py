@@ -10,6 +10,7 @@ From the C interface upwards::
     sessions   its sessions: a bounded pool, one operation in each
     ladder     how often each rung of recovery may be climbed
     device     a token at work, and the ladder that brings it back
+    tokens     one token, or several that hold the same keys
     objects    how our keys are written to a token and read from it
     keys       a key as ``cryptography`` sees it
     manager    the key manager; ``config`` and ``uri`` say what it is told

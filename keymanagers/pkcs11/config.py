@@ -8,10 +8,11 @@ from typing import Final
 
 from keymanagers.pkcs11.cryptoki import TokenInfo
 from keymanagers.pkcs11.pin import PinFile
-from keymanagers.pkcs11.uri import Pkcs11Uri
+from keymanagers.pkcs11.uri import SCHEME, Pkcs11Uri
 from spiffe_core.errors import InvalidConfig
 
 _GROUP: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_NAMED: Final = ("module", "token", "pin_source")
 _NOT_SELECTING: Final = {
     "slot_id": "slot numbers change from start to start: name the token, and its serial number",
     "object": "it names an object, and a whole token is wanted",
@@ -53,6 +54,15 @@ class TokenSelector:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenChoice:
+    """One token: in which library, which, and where its PIN is."""
+
+    library: str
+    selector: TokenSelector
+    pin: PinFile | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pkcs11Config:
     """``plugin_data`` of KeyManager "pkcs11": ``module`` and ``token``, or ``uri``, say where the keys live."""
@@ -66,6 +76,9 @@ class Pkcs11Config:
     uri: Pkcs11Uri | None = None
     """The token as a PKCS #11 URI (RFC 7512), in place of `token` and `serial`; with `module-path` and `pin-source` \
 in it also in place of `module` and `pin_source`."""
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    """Several tokens that hold the same keys, in place of `token`, `serial` and `uri`: each a label, or a PKCS #11 \
+URI with all that a single one may say. Signatures are shared out among those that work; keys are made in the first."""
     pin_source: str = field(default="", repr=False)
     """File that holds the user PIN, as a path with a slash in it or a `file:` URI. Mode 0400."""
     authority_group: str = ""
@@ -82,11 +95,13 @@ the library in this process."""
     """Check each signature with the public key before it is handed out. A server's authorities do so anyway."""
 
     def __post_init__(self) -> None:
-        _check_uri(self)
-        if not str(self.library):
-            raise InvalidConfig("module must be configured")
-        if not self.selector.name:
-            raise InvalidConfig("token must be configured")
+        if self.tokens and (self.token or self.serial or self.uri is not None):
+            raise InvalidConfig("tokens: use it or token, serial and uri, not both")
+        if self.uri is not None and (self.token or self.serial):
+            raise InvalidConfig("uri: use it or token and serial, not both")
+        chosen = [(choice.library, choice.selector) for choice in self.choices]
+        if len(set(chosen)) < len(chosen):
+            raise InvalidConfig("tokens: names a token twice")
         if not _GROUP.fullmatch(self.authority_group):
             raise InvalidConfig("authority_group: must be 1 to 255 letters, digits, '.', '_' or '-'")
         if self.max_sessions < 1:
@@ -95,42 +110,51 @@ the library in this process."""
             raise InvalidConfig("timeout: must be more than zero")
         if self.reinitialize_interval < timedelta():
             raise InvalidConfig("reinitialize_interval: must not be negative")
-        self.pin()
 
     @property
-    def library(self) -> str:
-        """Path of the Cryptoki library."""
-        return str(self.module) if self.module is not None else (self.uri and self.uri.module_path) or ""
+    def choices(self) -> tuple[TokenChoice, ...]:
+        """Every token, the first in which keys are made first.
 
-    @property
-    def selector(self) -> TokenSelector:
-        """Which token."""
-        if self.uri is None:
-            return TokenSelector(label=self.token, serial=self.serial)
-        return TokenSelector(
-            label=self.uri.token or "",
-            serial=self.uri.serial or "",
-            manufacturer=self.uri.manufacturer or "",
-            model=self.uri.model or "",
+        Raises:
+            InvalidConfig: if one is not told, or told twice.
+        """
+        if self.tokens:
+            return tuple(self._listed(text) for text in self.tokens)
+        if self.uri is not None:
+            return (self._by_uri("uri", self.uri),)
+        return (self._choice(self.module, TokenSelector(label=self.token, serial=self.serial), self.pin_source),)
+
+    def _listed(self, text: str) -> TokenChoice:
+        if not text.lower().startswith(SCHEME):
+            return self._choice(self.module, TokenSelector(label=text), self.pin_source)
+        try:
+            return self._by_uri("tokens", Pkcs11Uri.parse(text))
+        except InvalidConfig as exc:
+            raise exc if str(exc).startswith(_NAMED) else InvalidConfig(f"tokens: {exc}") from None
+
+    def _by_uri(self, setting: str, uri: Pkcs11Uri) -> TokenChoice:
+        """The token of a URI, with what is the same for all where it is silent."""
+        for name, why in _NOT_SELECTING.items():
+            if getattr(uri, name) is not None:
+                raise InvalidConfig(f"{setting}: attribute {name.replace('_', '-')!r} cannot be used: {why}")
+        if self.module is not None and uri.module_path is not None and not self.tokens:
+            raise InvalidConfig("module: use it or the uri's module-path, not both")
+        if self.pin_source and uri.pin_source is not None and not self.tokens:
+            raise InvalidConfig("pin_source: use it or the uri's pin-source, not both")
+        selector = TokenSelector(
+            label=uri.token or "",
+            serial=uri.serial or "",
+            manufacturer=uri.manufacturer or "",
+            model=uri.model or "",
         )
+        module = self.module if uri.module_path is None else Path(uri.module_path)
+        return self._choice(module, selector, uri.pin_source or self.pin_source)
 
-    def pin(self) -> PinFile | None:
-        """Where the PIN is; None if nothing says so."""
-        source = self.pin_source or (self.uri and self.uri.pin_source)
-        return PinFile.parse(source) if source else None
-
-
-def _check_uri(config: Pkcs11Config) -> None:
-    """Raise unless the URI, if there is one, names a token and says nothing that a setting says too."""
-    uri = config.uri
-    if uri is None:
-        return
-    for name, why in _NOT_SELECTING.items():
-        if getattr(uri, name) is not None:
-            raise InvalidConfig(f"uri: attribute {name.replace('_', '-')!r} cannot be used: {why}")
-    if config.token or config.serial:
-        raise InvalidConfig("uri: use it or token and serial, not both")
-    if config.module is not None and uri.module_path is not None:
-        raise InvalidConfig("module: use it or the uri's module-path, not both")
-    if config.pin_source and uri.pin_source is not None:
-        raise InvalidConfig("pin_source: use it or the uri's pin-source, not both")
+    def _choice(self, module: Path | None, selector: TokenSelector, pin_source: str) -> TokenChoice:
+        if module is None or not str(module):
+            raise InvalidConfig("module must be configured")
+        if not selector.name:
+            raise InvalidConfig("token must be configured")
+        return TokenChoice(
+            library=str(module), selector=selector, pin=PinFile.parse(pin_source) if pin_source else None
+        )

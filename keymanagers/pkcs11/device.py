@@ -85,6 +85,16 @@ class Device:
         except TokenFault as fault:
             raise fault.translated(self.name, "be opened") from fault
 
+    @property
+    def ailing(self) -> bool:
+        """Whether something is known to be wrong."""
+        return bool(self._trouble or self._key_trouble)
+
+    @property
+    def busy(self) -> int:
+        """How many operations run or hang in it now."""
+        return self._sessions.busy
+
     def status(self) -> TokenStatus:
         """How the token is doing, as far as is known without asking it."""
         hanging = self._sessions.hanging()
@@ -116,14 +126,22 @@ class Device:
             except NoSession:
                 raise
             except KeyManagerUnavailable as exc:
-                self._note(exc)
+                self.note(exc)
                 raise
             except InvalidConfig as exc:  # it was right at the start: somebody changed the token
-                self._note(exc)
+                self.note(exc)
                 raise KeyManagerUnavailable(str(exc)) from exc
             else:
                 self._worked(rung, moment)
                 return result
+
+    def note(self, error: SpiffeError) -> None:
+        """Keep in mind what is wrong, unless it concerns keys: then the rest of the token may work."""
+        if isinstance(error.__cause__, TokenFault) and error.__cause__.of_key:
+            return
+        if not self._trouble:
+            log.warning("Token does not work", token=self.name, error=str(error))
+        self._trouble = str(error)
 
     def complain(self, trouble: str) -> None:
         """Note what is wrong with the token's keys, or that nothing is."""
@@ -140,8 +158,11 @@ class Device:
     def _climb(self, operation: str, fault: TokenFault, last: Rung | None, moment: _Moment) -> Rung:
         """Climb the next rung for the fault, and return it; raise if there is none left or it is too early."""
         rung = next((one for one in fault.meaning.ladder if last is None or one > last), None)
-        if rung is None or not self._climbed(rung, moment):
-            raise self._given_up(operation, fault) from fault
+        try:
+            if rung is None or not self._climbed(rung, moment):
+                raise self._given_up(operation, fault) from fault
+        except TokenFault as worse:
+            return self._climb(operation, worse, rung, moment)
         # A signature that is made anew is a second one to the device: say so, but not at each try while it is away.
         say = log.debug if self._trouble else log.warning
         say(
@@ -161,17 +182,17 @@ class Device:
             return False
         try:
             if rung is Rung.LOGIN:
-                return self._logged_out(moment)
+                return self._logged_in(moment)
             return self._reinitialized(moment)
         finally:
             self._ladder.climbing.release()
 
-    def _logged_out(self, moment: _Moment) -> bool:
+    def _logged_in(self, moment: _Moment) -> bool:
         if moment == _Moment(self._module.generation, self._token.logins):
             if not self._ladder.may_climb(Rung.LOGIN):
                 return False
             with self._module.inside(self._timeout):
-                self._token.forget_login()
+                self._token.log_in_again()
         return True
 
     def _reinitialized(self, moment: _Moment) -> bool:
@@ -190,14 +211,6 @@ class Device:
         if fault.of_key:
             self.complain(str(error))
         return error
-
-    def _note(self, error: SpiffeError) -> None:
-        """Keep in mind what is wrong, unless it concerns keys, and the rest of the token may work."""
-        if isinstance(error.__cause__, TokenFault) and error.__cause__.of_key:
-            return
-        if not self._trouble:
-            log.warning("Token does not work", token=self.name, error=str(error))
-        self._trouble = str(error)
 
     def _worked(self, rung: Rung | None, moment: _Moment) -> None:
         self._module.proven = moment.generation

@@ -19,10 +19,10 @@ from pkcs11 import MGF, Mechanism
 
 from keymanagers.base import PrivateKey
 from keymanagers.pkcs11.cryptoki import MechanismCall
-from keymanagers.pkcs11.device import Device
 from keymanagers.pkcs11.faults import KeyChanged
 from keymanagers.pkcs11.objects import StoredKey, private_handles
 from keymanagers.pkcs11.sessions import Session
+from keymanagers.pkcs11.tokens import Tokens
 from keymanagers.sealed import RsaHash, SealedEcKey, SealedRsaKey
 from spiffe_core.errors import KeyManagerUnavailable
 
@@ -47,11 +47,11 @@ Check = Callable[[bytes], None]
 
 
 class TokenSigner:
-    """Signs with one key of a token."""
+    """Signs with one key of a token, or of several that hold it."""
 
-    def __init__(self, device: Device, key: StoredKey, *, verify: bool) -> None:
+    def __init__(self, tokens: Tokens, key: StoredKey, *, verify: bool) -> None:
         self.key = key
-        self._device = device
+        self._tokens = tokens
         self._verify = verify
         self._operation = f'sign with key "{key.key_id}"'
         self._ended = ""
@@ -78,7 +78,7 @@ class TokenSigner:
                 raise KeyChanged("a signature")
             return signature
 
-        return self._device.run(self._operation, work)
+        return self._tokens.sign(self.key.key_id, self._operation, work)
 
     def _first(self, session: Session, mechanism: MechanismCall, data: bytes, check: Check) -> bytes:
         """A signature with a handle that this session has not used yet."""
@@ -162,9 +162,9 @@ class RemoteRsaKey(SealedRsaKey):
         return length
 
 
-def remote_key(device: Device, key: StoredKey, *, verify: bool) -> tuple[PrivateKey, TokenSigner]:
+def remote_key(tokens: Tokens, key: StoredKey, *, verify: bool) -> tuple[PrivateKey, TokenSigner]:
     """A key as it is handed out, and by what its manager can end it."""
-    signer = TokenSigner(device, key, verify=verify)
+    signer = TokenSigner(tokens, key, verify=verify)
     if isinstance(key.public, ec.EllipticCurvePublicKey):
         return RemoteEcKey(signer, key.public), signer
     return RemoteRsaKey(signer, key.public), signer

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from keymanagers.base import Key, KeyId, KeyType, check_key_id, key_type_of
 from keymanagers.pkcs11 import module as modules
-from keymanagers.pkcs11.config import Pkcs11Config
+from keymanagers.pkcs11.config import Pkcs11Config, TokenChoice
 from keymanagers.pkcs11.creation import create, destroy
-from keymanagers.pkcs11.device import Device
+from keymanagers.pkcs11.device import Device, TokenStatus
 from keymanagers.pkcs11.keys import TokenSigner, remote_key
 from keymanagers.pkcs11.ladder import LOGIN_PAUSE
+from keymanagers.pkcs11.module import Module
 from keymanagers.pkcs11.objects import StoredKey, private_handles, stored_keys
 from keymanagers.pkcs11.readback import read_back
 from keymanagers.pkcs11.sessions import Session
 from keymanagers.pkcs11.token import Token
+from keymanagers.pkcs11.tokens import Tokens
 from spiffe_core.errors import KeyNotFound
 
 
@@ -40,28 +42,13 @@ class Pkcs11KeyManager:
         self._generating = threading.Lock()
         self._known: dict[KeyId, tuple[Key, TokenSigner]] = {}
         self._closed = False
-        self._module = modules.acquire(Path(config.library))
+        self._modules: list[Module] = []
         try:
-            interval = config.reinitialize_interval.total_seconds()
-            token = Token(
-                self._module,
-                config.selector,
-                config.pin(),
-                timeout=self._timeout,
-                login_pause=min(LOGIN_PAUSE, interval),
-                monotonic=monotonic,
-            )
-            self._device = Device(
-                self._module,
-                token,
-                max_sessions=config.max_sessions,
-                timeout=self._timeout,
-                reinitialize_interval=interval,
-                monotonic=monotonic,
-            )
-            self._device.open()
+            devices = [self._device(choice, config, monotonic) for choice in config.choices]
+            self._tokens = Tokens(devices, self._group, monotonic=monotonic)
+            self._tokens.open()
         except BaseException:
-            modules.release(self._module, self._timeout)
+            self._release()
             raise
 
     @property
@@ -79,15 +66,14 @@ class Pkcs11KeyManager:
         """
         check_key_id(key_id)
         with self._generating:
-            made = self._device.run(
-                f'generate key "{key_id}"', lambda session: create(session, self._group, key_id, key_type)
+            made = self._tokens.make(
+                key_id, f'generate key "{key_id}"', lambda session: create(session, self._group, key_id, key_type)
             )
         return self._key(made)
 
     def keys(self) -> Sequence[Key]:
         """The group's keys that the token shows now, by id."""
-        stored = self._device.run("list keys", lambda session: stored_keys(session, self._group))
-        return [self._key(key) for key in stored]
+        return [self._key(key) for key in self._tokens.stored()]
 
     def retire(self, key_id: KeyId) -> None:
         """Destroy the key in the token, and what is left of one whose making was interrupted.
@@ -97,17 +83,18 @@ class Pkcs11KeyManager:
         """
         found = False
 
-        def work(session: Session) -> None:
+        def work(session: Session) -> bool:
             nonlocal found
             found = destroy(session, self._group, key_id) or found
+            return found
 
-        self._device.run(f'destroy key "{key_id}"', work)
+        self._tokens.destroy(key_id, f'destroy key "{key_id}"', work)
         with self._lock:
             known = self._known.pop(key_id, None)
         if known is not None:
             known[1].end("it was retired")
         if not found:
-            raise KeyNotFound(f'there is no key "{key_id}" of group "{self._group}" in token "{self._device.name}"')
+            raise KeyNotFound(f'there is no key "{key_id}" of group "{self._group}" in token "{self._tokens.name}"')
 
     def attributes(self, key_id: KeyId) -> Mapping[str, bool | str]:
         """What the token says of the key's private half, through a session in which nothing was done before.
@@ -120,9 +107,25 @@ class Pkcs11KeyManager:
             for key in stored_keys(session, self._group):
                 if key.key_id == key_id:
                     return read_back(session, private_handles(session, key)[0])
-            raise KeyNotFound(f'there is no key "{key_id}" of group "{self._group}" in token "{self._device.name}"')
+            raise KeyNotFound(f'there is no key "{key_id}" of group "{self._group}" in token "{self._tokens.name}"')
 
-        return self._device.run(f'read the attributes of key "{key_id}"', work, fresh=True)
+        return self._tokens.read(key_id, f'read the attributes of key "{key_id}"', work)
+
+    def status(self) -> Sequence[TokenStatus]:
+        """How each token is doing, as far as is known without asking it."""
+        return self._tokens.status()
+
+    def lacking(self) -> Mapping[str, frozenset[KeyId]]:
+        """By token, the keys that others hold and it did not when it was last looked at: not copied yet."""
+        return self._tokens.lacking()
+
+    def check(self) -> None:
+        """Look again at tokens in trouble.
+
+        Raises:
+            KeyManagerUnavailable: if no token works, saying what is wrong.
+        """
+        self._tokens.check()
 
     def close(self) -> None:
         """Close the sessions; the last user of the module in this process also ends the module."""
@@ -131,16 +134,42 @@ class Pkcs11KeyManager:
                 return
             self._closed = True
         try:
-            self._device.close()
+            self._tokens.close()
         finally:
-            modules.release(self._module, self._timeout)
+            self._release()
+
+    def _device(self, choice: TokenChoice, config: Pkcs11Config, monotonic: Callable[[], float]) -> Device:
+        """One token, not opened yet."""
+        module = modules.acquire(Path(choice.library))
+        self._modules.append(module)
+        interval = config.reinitialize_interval.total_seconds()
+        token = Token(
+            module,
+            choice.selector,
+            choice.pin,
+            timeout=self._timeout,
+            login_pause=min(LOGIN_PAUSE, interval),
+            monotonic=monotonic,
+        )
+        return Device(
+            module,
+            token,
+            max_sessions=config.max_sessions,
+            timeout=self._timeout,
+            reinitialize_interval=interval,
+            monotonic=monotonic,
+        )
+
+    def _release(self) -> None:
+        for module in self._modules:
+            modules.release(module, self._timeout)
 
     def _key(self, stored: StoredKey) -> Key:
         """The key as it is handed out: the same object while it is the same key."""
         with self._lock:
             known = self._known.get(stored.key_id)
             if known is None or known[0].public != stored.public:
-                private, signer = remote_key(self._device, stored, verify=self._verify)
+                private, signer = remote_key(self._tokens, stored, verify=self._verify)
                 known = Key(stored.key_id, key_type_of(stored.public), private), signer
                 self._known[stored.key_id] = known
             return known[0]

@@ -78,6 +78,7 @@ def stored_keys(session: Session, group: str) -> list[StoredKey]:
             found.append(StoredKey(KeyId(label.partition("/")[2]), cka_id_of(label), halves[0]))
         else:
             log.warning("Key of the token left out", label=label, public_halves=len(halves))
+    session.check_sight()  # else one that was logged out meanwhile would seem to have lost keys
     return found
 
 
@@ -89,14 +90,21 @@ def private_handles(session: Session, key: StoredKey) -> list[int]:
         KeyChanged: if it shows another public half.
         CryptokiError: CKR_USER_NOT_LOGGED_IN among others.
     """
-    found = find(session, ObjectClass.PRIVATE_KEY, key.cka_id)
-    publics = [read_public(session, handle) for handle in find(session, ObjectClass.PUBLIC_KEY, key.cka_id)]
+    found, publics = _halves(session, key)
     if not found or not publics:
         session.check_sight()
-        raise KeyAbsent
+        found, publics = _halves(session, key)  # another thread may have logged in between
+        if not found or not publics:
+            raise KeyAbsent
     if key.public not in publics:
         raise KeyChanged("the public half that the token shows")
     return found
+
+
+def _halves(session: Session, key: StoredKey) -> tuple[list[int], list[PublicKey | None]]:
+    """The private handles of a key's CKA_ID, and the public keys."""
+    publics = [read_public(session, handle) for handle in find(session, ObjectClass.PUBLIC_KEY, key.cka_id)]
+    return find(session, ObjectClass.PRIVATE_KEY, key.cka_id), publics
 
 
 def read_public(session: Session, handle: int) -> PublicKey | None:

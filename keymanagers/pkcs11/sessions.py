@@ -116,6 +116,11 @@ class SessionPool:
         finally:
             self._permits.put(None)
 
+    @property
+    def busy(self) -> int:
+        """How many operations run or hang now."""
+        return self.bound - self._permits.qsize()
+
     def hanging(self) -> int:
         """How many operations have not returned for longer than the timeout."""
         return self._module.overdue(self._timeout, self)

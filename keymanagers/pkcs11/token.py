@@ -47,7 +47,7 @@ class Token:
     ) -> None:
         self.name = selector.name
         self.logins = 0
-        """Grows whenever the login is made anew, or given up."""
+        """Grows whenever the login is made anew."""
         self.info: TokenInfo | None = None
         """What the token said of itself when it was last chosen."""
         self._module = module
@@ -101,13 +101,16 @@ class Token:
                 self._drop_anchor()
                 return
         if generation == self._module.generation:
-            with suppress(CryptokiError):  # it is gone already, which is what is wanted
-                self._module.cryptoki.close_session(handle)
+            self._close(handle)
 
-    def forget_login(self) -> None:
-        """Log in again for the next session."""
+    def log_in_again(self) -> None:
+        """Choose the token and log in anew, whatever the state before.
+
+        Raises:
+            TokenFault, InvalidConfig, KeyManagerUnavailable: as ``open_session``.
+        """
         with self._locked():
-            self._drop_anchor()
+            self._set_up()
 
     def close(self) -> None:
         """Let go of the anchor."""
@@ -125,21 +128,38 @@ class Token:
             self._lock.release()
 
     def _set_up(self) -> None:
-        """Choose the token, open the anchor and log in."""
-        cryptoki = self._module.cryptoki
-        self._drop_anchor()
+        """Choose the token, open the anchor and log in.
+
+        An anchor that there is stays until the new one is logged in: where it is the last session, its end would be
+        that of a login which others use.
+        """
+        before = self._anchor if self._generation == self._module.generation else None
         if self._generation != self._module.generation:
             self._given = 0
-        self._slot, self.info = choose(self._module, self._selector)
-        self._selector = replace(self._selector, serial=self.info.serial)
-        self._generation = self._module.generation
-        self._anchor = cryptoki.open_session(self._slot)
+        self._anchor = None
         try:
-            if self.needs_login:
-                self._log_in(self._anchor, self.info)
-        except BaseException:
-            self._drop_anchor()
-            raise
+            self._slot, self.info = choose(self._module, self._selector)
+            self._selector = replace(self._selector, serial=self.info.serial)
+            self._generation = self._module.generation
+            try:
+                anchor = self._module.cryptoki.open_session(self._slot)
+            except CryptokiError as exc:
+                if exc.rv != Rv.SESSION_COUNT or before is None:
+                    raise
+                self._close(before)
+                before = None
+                anchor = self._module.cryptoki.open_session(self._slot)
+            try:
+                if self.needs_login:
+                    self._log_in(anchor, self.info)
+            except BaseException:
+                self._close(anchor)
+                raise
+            self._anchor = anchor
+        finally:
+            self.logins += 1
+            if before is not None:
+                self._close(before)
 
     def _log_in(self, session: int, info: TokenInfo) -> None:
         module = self._module
@@ -171,11 +191,13 @@ class Token:
             self._login_pause.helped()
 
     def _drop_anchor(self) -> None:
-        self.logins += 1
         if self._anchor is not None and self._generation == self._module.generation:
-            with suppress(CryptokiError):  # it is gone already, which is what is wanted
-                self._module.cryptoki.close_session(self._anchor)
+            self._close(self._anchor)
         self._anchor = None
+
+    def _close(self, session: int) -> None:
+        with suppress(CryptokiError):  # it is gone already, which is what is wanted
+            self._module.cryptoki.close_session(session)
 
 
 def choose(module: Module, selector: TokenSelector) -> tuple[int, TokenInfo]:

@@ -190,7 +190,12 @@ def test_no_pin_is_in_an_error_or_a_repr(opened, own_token, wrong_pin):
             texts.append(f"{error} {error!r}")
             error = error.__cause__ or error.__context__
     manager = opened()
-    texts += [repr(own_token.config()), repr(manager), repr(vars(manager)), repr(vars(manager._device))]
+    texts += [
+        repr(own_token.config()),
+        repr(manager),
+        repr(vars(manager)),
+        *map(repr, map(vars, manager._tokens._devices)),
+    ]
     pins = (WRONG_PIN, own_token.pin_file.read_text().strip())
     assert not [text for text in texts for pin in pins if pin in text]
 
