@@ -31,6 +31,8 @@ from spiffe_core.errors import (
 from spiffe_core.ids import SpiffeId, TrustDomain
 from spiffe_core.runtime.rpc import code_of
 
+MAX_BATCH: Final = 10_000
+"""Most X509-SVIDs of one request where no rate limit says fewer: each takes memory, also if it is refused."""
 _OK: Final = status_to_pb()
 _NOT_AUTHORIZED: Final = "entry not found or not authorized"
 
@@ -106,6 +108,8 @@ class SvidService:
         if not request.params:
             raise InvalidInput("missing parameters")
         await call.rate_limit("certificate signing", len(request.params))
+        if len(request.params) > MAX_BATCH:
+            raise InvalidInput(f"too many parameters: {MAX_BATCH} are the most at once")
         entries = await self._entries_for(call, [EntryId(params.entry_id) for params in request.params])
         works = [
             self._new_x509_svid(params, entry, call) for params, entry in zip(request.params, entries, strict=True)

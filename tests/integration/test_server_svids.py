@@ -394,3 +394,13 @@ async def test_before_there_is_an_authority_signing_is_unavailable_and_the_regis
         assert refusal.code is StatusCode.UNAVAILABLE
         refusal = await served.local.refusal(svid_pb2, "MintJWTSVID", id=pb_id("/x"), audience=["a"])
         assert refusal.code is StatusCode.UNAVAILABLE
+
+
+async def test_a_batch_has_an_end_also_where_signing_is_not_limited():
+    async with serving("ratelimit { signing = false }") as served:
+        agent = await served.agent()
+        text = "too many parameters: 10000 are the most at once"
+        refusal = await agent.refusal(svid_pb2, "BatchNewX509SVID", params=[{}] * 10_001)
+        assert refusal == Refusal(StatusCode.INVALID_ARGUMENT, text)
+        answer = await agent.call(svid_pb2, "BatchNewX509SVID", params=[{}] * 10_000)
+        assert {result.status.message for result in answer.results} == {"missing entry ID"}
