@@ -7,7 +7,7 @@ The synchroniser brings entries and bundles, the fetcher SVIDs.  Each change is 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Self
+from typing import Final
 
 import structlog
 
@@ -15,6 +15,7 @@ from agent.entry_index import EntryIndex, without_rivals
 from agent.groups import Group, Groups
 from agent.identities import Identity, Selectors, WorkloadState, WorkloadSvid
 from agent.jwt_cache import JwtSvids
+from agent.subscription import CacheSubscription
 from agent.workload_svids import StaleEntry, WorkloadSvids
 from spiffe_core.bundle import Bundle
 from spiffe_core.entries import Entry, EntryId
@@ -41,11 +42,13 @@ class IdentityCache:
 
     def state_of(self, selectors: Selectors) -> WorkloadState:
         """The state of this moment; an SVID that is not there is None."""
-        return self._groups.of(selectors).state(svids=True)
+        return self._groups.of(selectors).state()
 
-    def subscribe(self, selectors: Selectors, *, svids: bool = True) -> "CacheSubscription":
+    def subscribe(self, selectors: Selectors, *, svids: bool = True) -> CacheSubscription:
         """Follow the state, with SVIDs or without."""
-        return CacheSubscription(self._groups, selectors, svids=svids, waits=self._waits)
+        return CacheSubscription(
+            self._groups, selectors, svids=svids, waits=self._waits, is_refused=self._svids.is_refused
+        )
 
     async def jwt_svid(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
         """A JWT-SVID of an entry for exactly these audiences, from the cache or from the server."""
@@ -135,8 +138,9 @@ class IdentityCache:
             self._changed(self._groups_of(self._index.get(entry_id)))
 
     def refuse(self, entry_id: EntryId, monotonic: float) -> None:
-        """The server gives no SVID for an entry now."""
+        """The server gives no SVID for an entry now: nobody waits for it before he hears of his others."""
         self._svids.refuse(entry_id, monotonic)
+        self._changed(self._groups_of(self._index.get(entry_id)))
 
     # ------------------------------------------------------------------------------------------------------
 
@@ -151,7 +155,7 @@ class IdentityCache:
     def _waits(self, group: Group) -> None:
         """Somebody follows the group's SVIDs from now on."""
         self._svids.touch(entry.id for entry in group.entries())
-        if not group.is_complete():
+        if group.missing():
             self.wanted.set()
 
     def _remove(self, entry_id: EntryId) -> set[Group]:
@@ -172,36 +176,3 @@ class IdentityCache:
             group.change()
             if group.svid_followers:
                 self.wanted.set()
-
-
-class CacheSubscription:
-    """One workload's following of its group."""
-
-    def __init__(self, groups: Groups, selectors: Selectors, *, svids: bool, waits: Callable[[Group], None]) -> None:
-        self._groups = groups
-        self._selectors = selectors
-        self._svids = svids
-        self._waits = waits
-        self._group: Group | None = None
-        self._last: WorkloadState | None = None
-
-    def __enter__(self) -> Self:
-        self._group = self._groups.follow(self._selectors, svids=self._svids)
-        if self._svids:
-            self._waits(self._group)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._group is not None:
-            self._groups.leave(self._group, svids=self._svids)
-
-    async def next(self) -> WorkloadState:
-        """The state as soon as it is complete when first asked; from then on, the next one that is another."""
-        group = self._group
-        assert group is not None, "a subscription is a context manager"
-        while True:
-            state = group.state(svids=self._svids)
-            if state is not self._last and (not self._svids or group.is_complete()):
-                self._last = state
-                return state
-            await group.wait()

@@ -11,10 +11,11 @@ wakes computes the state, and goes on waiting if it is what it was.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import Final
 
 from agent.identities import Identity, Selectors, WorkloadState
-from spiffe_core.entries import Entry, Selector
+from spiffe_core.entries import Entry, EntryId, Selector
 
 IDLE: Final = 1024
 """Groups that are kept though nobody follows them."""
@@ -26,7 +27,17 @@ Compute = Callable[[Selectors], WorkloadState]
 class Group:
     """Workloads with the same selectors."""
 
-    __slots__ = ("_changed", "_compute", "_dirty", "_state", "_without", "followers", "selectors", "svid_followers")
+    __slots__ = (
+        "_changed",
+        "_compute",
+        "_dirty",
+        "_ready",
+        "_state",
+        "_without",
+        "followers",
+        "selectors",
+        "svid_followers",
+    )
 
     def __init__(self, compute: Compute, selectors: Selectors) -> None:
         self._compute = compute
@@ -36,30 +47,49 @@ class Group:
         """How many of them follow its SVIDs too."""
         self._dirty = True
         self._state: WorkloadState | None = None
+        self._ready: WorkloadState | None = None
         self._without: WorkloadState | None = None
         self._changed: asyncio.Future[None] | None = None
 
-    def state(self, *, svids: bool) -> WorkloadState:
-        """The state of now, with SVIDs or without; the same object as long as it is the same."""
-        if self._dirty or self._state is None or self._without is None:
-            self._dirty = False
-            state = self._compute(self.selectors)
-            bare = WorkloadState(
-                tuple(Identity(identity.entry, None) for identity in state.identities), state.own, state.federated
-            )
-            self._state = state if state != self._state else self._state
-            self._without = bare if bare != self._without else self._without
+    def state(self) -> WorkloadState:
+        """The state of now; the same object as long as it is the same."""
+        self._refresh()
         assert self._state is not None
+        return self._state
+
+    def ready(self) -> WorkloadState:
+        """The same, but for the identities that have no SVID."""
+        self._refresh()
+        assert self._ready is not None
+        return self._ready
+
+    def without_svids(self) -> WorkloadState:
+        """The same without any SVID."""
+        self._refresh()
         assert self._without is not None
-        return self._state if svids else self._without
+        return self._without
+
+    def _refresh(self) -> None:
+        if not self._dirty:
+            return
+        self._dirty = False
+        state = self._compute(self.selectors)
+        if state == self._state:
+            return
+        there = tuple(identity for identity in state.identities if identity.svid is not None)
+        ready = state if len(there) == len(state.identities) else replace(state, identities=there)
+        bare = replace(state, identities=tuple(Identity(identity.entry, None) for identity in state.identities))
+        self._state = state
+        self._ready = ready if ready != self._ready else self._ready
+        self._without = bare if bare != self._without else self._without
 
     def entries(self) -> list[Entry]:
         """The entries that apply now."""
-        return [identity.entry for identity in self.state(svids=True).identities]
+        return [identity.entry for identity in self.state().identities]
 
-    def is_complete(self) -> bool:
-        """Whether each identity has its SVID."""
-        return all(identity.svid is not None for identity in self.state(svids=True).identities)
+    def missing(self) -> list[EntryId]:
+        """The entries whose SVIDs are not there."""
+        return [identity.entry.id for identity in self.state().identities if identity.svid is None]
 
     def change(self) -> None:
         """Something may be different: wake who waits."""

@@ -37,7 +37,7 @@ class Identity:
 
     entry: Entry
     svid: WorkloadSvid | None
-    """None only in a state that was asked for without SVIDs."""
+    """None in a state that was asked for without SVIDs, or if it is not there yet; never in one that is followed."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -67,7 +67,8 @@ class Subscription(Protocol):
         """The state as soon as it is complete when first asked; from then on, the next one that is another.
 
         A state with SVIDs is complete when each identity has one: they are asked of the server if need be, and
-        waited for as long as it is away.
+        waited for as long as it is away.  An identity for which the server refuses one is left out, unless there is
+        no other; so is, later, one that is new, until it has its first.
         """
 
 

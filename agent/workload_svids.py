@@ -135,6 +135,10 @@ class WorkloadSvids:
         failures = self._refused[entry_id].failures + 1 if entry_id in self._refused else 1
         self._refused[entry_id] = _Refused(failures, monotonic + _BACKOFF.pause(failures))
 
+    def is_refused(self, entry_id: EntryId) -> bool:
+        """Whether the server gave none when it was asked last."""
+        return entry_id in self._refused
+
     def retry(self) -> None:
         """Whatever was refused may be tried again now."""
         self._refused.clear()

@@ -108,6 +108,50 @@ async def test_a_follower_of_svids_waits_until_each_identity_has_one(cache):
         assert await ready(following) is None, "it is told what is another, and nothing twice"
 
 
+async def test_an_identity_that_is_new_keeps_no_news_of_the_others_back(cache):
+    one, two = entry("one", "unix:uid:7"), entry("two", "unix:uid:7")
+    put(cache, one)
+    hold(cache, one)
+    with cache.subscribe(WEB) as following:
+        assert seen(await ready(following)) == ["one"]
+        put(cache, two)
+        assert await ready(following) is None, "nothing is new of what there is"
+        hold(cache, one, mark="renewed")
+        [identity] = (await ready(following)).identities
+        assert identity.svid.chain == (b"renewed of one",)
+        cache.update(own=Bundle(TD, sequence_number=2))
+        assert (await ready(following)).own.sequence_number == 2
+        hold(cache, two)
+        assert seen(await ready(following)) == ["one", "two"]
+
+
+async def test_an_identity_that_is_lost_for_a_moment_is_waited_for(cache):
+    one, two = entry("one", "unix:uid:7"), entry("two", "unix:uid:7")
+    put(cache, one, two)
+    hold(cache, one, two)
+    with cache.subscribe(WEB) as following:
+        assert seen(await ready(following)) == ["one", "two"]
+        cache.drop_svids(lambda svid: svid.chain == (b"svid of two",))
+        assert await ready(following) is None
+        hold(cache, two, mark="new")
+        assert seen(await ready(following)) == ["one", "two"]
+
+
+async def test_an_identity_that_the_server_refuses_is_waited_for_by_nobody_who_has_another(cache):
+    one, two, three = entry("one", "unix:uid:7"), entry("two", "unix:uid:7"), entry("three", "unix:uid:8")
+    put(cache, one, two, three)
+    with cache.subscribe(WEB) as following, cache.subscribe(selectors("unix:uid:8")) as alone:
+        hold(cache, one)
+        assert await ready(following) is None
+        cache.refuse(two.id, 0.0)
+        cache.refuse(three.id, 0.0)
+        assert seen(await ready(following)) == ["one"]
+        assert await ready(alone) is None, "it has an identity, and is not told that it has none"
+        hold(cache, two, three)
+        assert seen(await ready(following)) == ["one", "two"]
+        assert seen(await ready(alone)) == ["three"]
+
+
 async def test_a_follower_without_svids_waits_for_none(cache):
     put(cache, entry("web"))
     with cache.subscribe(WEB, svids=False) as following:
