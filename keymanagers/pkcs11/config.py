@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from keymanagers.pkcs11.cryptoki import TokenInfo
-from keymanagers.pkcs11.pin import PinFile
+from keymanagers.pkcs11.pin import PinSource, parse_pin_source
 from keymanagers.pkcs11.uri import SCHEME, Pkcs11Uri
 from spiffe_core.errors import InvalidConfig
 
@@ -60,7 +60,7 @@ class TokenChoice:
 
     library: str
     selector: TokenSelector
-    pin: PinFile | None
+    pin: PinSource | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,8 @@ in it also in place of `module` and `pin_source`."""
     """Several tokens that hold the same keys, in place of `token`, `serial` and `uri`: each a label, or a PKCS #11 \
 URI with all that a single one may say. Signatures are shared out among those that work; keys are made in the first."""
     pin_source: str = field(default="", repr=False)
-    """File that holds the user PIN, as a path with a slash in it or a `file:` URI. Mode 0400."""
+    """Where the user PIN is: a file of mode 0400, as a path with a slash in it or a `file:` URI; `fd:NUMBER`; \
+`env:NAME`; `credential:NAME`, of systemd; or `|` and a program that prints it."""
     authority_group: str = ""
     """Whose keys these are: servers that share the token and this name share the keys. A server's default is its \
 trust domain."""
@@ -156,5 +157,5 @@ the library in this process."""
         if not selector.name:
             raise InvalidConfig("token must be configured")
         return TokenChoice(
-            library=str(module), selector=selector, pin=PinFile.parse(pin_source) if pin_source else None
+            library=str(module), selector=selector, pin=parse_pin_source(pin_source) if pin_source else None
         )

@@ -25,7 +25,8 @@ from keymanagers.pkcs11.cryptoki import TokenInfo
 from keymanagers.pkcs11.faults import CryptokiError, NotRepeatable, TokenAbsent
 from keymanagers.pkcs11.ladder import LOGIN_PAUSE, Pause
 from keymanagers.pkcs11.module import Module
-from keymanagers.pkcs11.pin import PinFile, remember_refused, was_refused
+from keymanagers.pkcs11.pin import PinSource
+from keymanagers.pkcs11.refused import remember_refused, was_refused
 from keymanagers.pkcs11.returns import REFUSED_PIN, Rv
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable
 
@@ -39,7 +40,7 @@ class Token:
         self,
         module: Module,
         selector: TokenSelector,
-        pin: PinFile | None,
+        pin: PinSource | None,
         *,
         timeout: float,
         login_pause: float = LOGIN_PAUSE,
@@ -174,7 +175,7 @@ class Token:
             if was_refused(identity, pin):
                 raise InvalidConfig(
                     f'pin_source: token "{self.name}" has refused this PIN before; it is not tried again, since tokens '
-                    f"lock after a few wrong ones: correct {self._pin.path}"
+                    f"lock after a few wrong ones: correct {self._pin}"
                 )
             if not self._login_pause.take():
                 assert self._login_fault is not None
