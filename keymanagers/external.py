@@ -35,12 +35,16 @@ _CLOSED: Final = "its key manager is closed"
 log: Final = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceKey:
-    """The key that a place holds, and by what its key manager calls it."""
+class PlaceKey(Protocol):
+    """The key that a place holds."""
 
-    public: PublicKey
-    fingerprint: str
+    @property
+    def public(self) -> PublicKey:
+        """Its public half."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What its key manager calls it by, in signatures too."""
 
 
 class Places(Protocol):

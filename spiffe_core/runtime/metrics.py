@@ -31,6 +31,16 @@ class Metrics:
         # prometheus_client finds the child of a label set anew at each use; calls are too many for that
         self._by_call: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
 
+    @property
+    def prefix(self) -> str:
+        """With what all names start."""
+        return self._prefix
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where others of this process may put metrics of their own."""
+        return self._registry
+
     def rpc(self, method: str, status: str, seconds: float) -> None:
         """A call has ended."""
         children = self._by_call.get((method, status))
