@@ -22,7 +22,7 @@ from spiffe_core.runtime import log as logging
 from spiffe_core.runtime.gotext import os_error
 from spiffe_core.runtime.health import CHECK_EVERY, HealthListener
 from spiffe_core.runtime.levels import LevelSwitch
-from spiffe_core.runtime.tasks import every
+from spiffe_core.runtime.tasks import every, in_background
 
 log: Final = structlog.get_logger()
 
@@ -59,10 +59,9 @@ async def _main(config: AgentConfig, level: LevelSwitch) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGUSR2, logging.process_log.reopen)
-    loop.add_signal_handler(
-        signal.SIGUSR1, lambda: log.info("No plugin reads its configuration again; restart to change it")
-    )
+    loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("Plugins are still being started"))
     parts = await Parts.open(config, level)
+    loop.add_signal_handler(signal.SIGUSR1, in_background(parts.reconfigure_plugins))
     listener = None
     try:
         if config.telemetry.prometheus is not None:

@@ -41,9 +41,10 @@ PLUGIN_TYPES: Final = (
             "disk": "keymanagers.disk:DiskConfig",
             "pkcs11": "keymanagers.pkcs11.config:Pkcs11Config",
         },
+        external=True,
     ),
-    PluginType("NodeAttestor", 1, 1, {"join_token": ""}),
-    PluginType("WorkloadAttestor", 1, 0, {"unix": "agent.workload_attestors.unix:UnixConfig"}),
+    PluginType("NodeAttestor", 1, 1, {"join_token": ""}, external=True),
+    PluginType("WorkloadAttestor", 1, 0, {"unix": "agent.workload_attestors.unix:UnixConfig"}, external=True),
     PluginType("SVIDStore", 0, 0, {}),
 )
 """The plugin types of an agent, and what is built in."""

@@ -19,17 +19,15 @@ from agent.contact import OPTIONS, Contact
 from agent.endpoints import Endpoints
 from agent.health import AgentHealth
 from agent.jwt_cache import JwtSvids
-from agent.node_attestors.registry import open_node_attestor
 from agent.own_keys import OwnKeys
+from agent.plugins import AgentPlugins
 from agent.rotation import Rotation
 from agent.state import StateFile
 from agent.svid_fetcher import SvidFetcher
 from agent.sync import Synchroniser
 from agent.trust_source import TrustSource
-from agent.workload_attestors.registry import BUILT_IN as WORKLOAD_ATTESTORS
+from agent.workload_attestors.base import WorkloadAttestor
 from agent.workload_svids import WorkloadSvids
-from keymanagers.base import KeyManager
-from keymanagers.registry import open_key_manager
 from spiffe_core.bundle import Bundle
 from spiffe_core.ids import server_id
 from spiffe_core.runtime.clock import Clock, SystemClock
@@ -48,22 +46,28 @@ class Parts:
     """An agent process, put together.  ``close`` takes it apart again, whatever had begun."""
 
     def __init__(
-        self, config: AgentConfig, state: StateFile, keys: KeyManager, level: LevelSwitch, clock: Clock
+        self,
+        config: AgentConfig,
+        state: StateFile,
+        plugins: AgentPlugins,
+        metrics: Metrics,
+        level: LevelSwitch,
+        clock: Clock,
     ) -> None:
         self._config = config
-        self._keys = keys
+        self._plugins = plugins
         self._began = time.monotonic()
         self.level = level
         self.clock = clock
-        self.metrics = Metrics(config.telemetry.metric_prefix or "spire_agent")
+        self.metrics = metrics
         self.metrics.gauge("uptime_seconds", "Seconds since the agent began", self.uptime)
         self.state = state
         self._lanes = Lanes("the key manager", most=_KEY_MANAGER_LANES)
-        self.own_keys = OwnKeys(keys=keys, lanes=self._lanes, state=state)
+        self.own_keys = OwnKeys(keys=plugins.keys, lanes=self._lanes, state=state)
         self.target = _target(config)
         self.attestation = NodeAttestation(
             contact=Contact(target=self.target, trust_domain=config.trust_domain, clock=self.clock),
-            attestor=open_node_attestor(config),
+            attestor=plugins.node_attestor,
             keys=self.own_keys,
             state=state,
             clock=self.clock,
@@ -82,30 +86,36 @@ class Parts:
 
     @classmethod
     async def open(cls, config: AgentConfig, level: LevelSwitch, clock: Clock | None = None) -> "Parts":
-        """Read the state and open the key manager.
+        """Read the state, open the key manager and start the plugins that are other programs.
 
         Raises:
             SpiffeError: if one of them cannot be used.
         """
         state = StateFile(config.data_dir)
-        plugin = config.key_manager
-        keys = await asyncio.to_thread(
-            lambda: open_key_manager(plugin.name, plugin.load_data(), authority_group=config.trust_domain.name)
-        )
+        metrics = Metrics(config.telemetry.metric_prefix or "spire_agent")
+        plugins = await asyncio.to_thread(AgentPlugins.open, config, metrics)
         try:
-            return cls(config, state, keys, level, clock or SystemClock())
+            return cls(config, state, plugins, metrics, level, clock or SystemClock())
         except BaseException:
-            await asyncio.to_thread(keys.close)
+            await asyncio.to_thread(plugins.close)
             raise
+
+    def workload_attestors(self) -> list[WorkloadAttestor]:
+        """New workload attestors, for a life of their own."""
+        return [make() for make in self._plugins.workload_attestors]
+
+    async def reconfigure_plugins(self) -> None:
+        """Have external plugins read their data again."""
+        await asyncio.to_thread(self._plugins.reconfigure)
 
     def uptime(self) -> float:
         """Seconds since the agent began."""
         return time.monotonic() - self._began
 
     async def close(self) -> None:
-        """Let go of the key manager."""
+        """Let go of the key manager and the other plugins."""
         self._lanes.close()
-        await asyncio.to_thread(self._keys.close)
+        await asyncio.to_thread(self._plugins.close)
 
 
 class Working:
@@ -167,9 +177,7 @@ class Working:
         self.endpoints = Endpoints(
             config=config,
             identities=self.cache,
-            attestors=[
-                WORKLOAD_ATTESTORS[plugin.name](plugin.load_data()) for plugin in config.plugins_of("WorkloadAttestor")
-            ],
+            attestors=parts.workload_attestors(),
             status=_Status(self),
             health=parts.health,
             level=parts.level,

@@ -29,7 +29,7 @@ from spiffe_core.errors import InvalidConfig, SpiffeError, Unavailable
 from spiffe_core.runtime import log as logging
 from spiffe_core.runtime.health import CHECK_EVERY, HealthListener
 from spiffe_core.runtime.levels import SharedLevelSwitch
-from spiffe_core.runtime.tasks import Backoff, every
+from spiffe_core.runtime.tasks import Backoff, every, in_background
 
 log: Final = structlog.get_logger()
 
@@ -86,10 +86,9 @@ async def _serve(config: ServerConfig, shared: Shared, ready: Callable[[], None]
     if shared.alive is not None:
         loop.add_reader(shared.alive, stop.set)
     loop.add_signal_handler(signal.SIGUSR2, logging.process_log.reopen)
-    loop.add_signal_handler(
-        signal.SIGUSR1, lambda: log.info("No plugin reads its configuration again; restart to change it")
-    )
+    loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("Plugins are still being started"))
     parts = await Parts.open(config, shared)
+    loop.add_signal_handler(signal.SIGUSR1, in_background(parts.reconfigure_plugins))
     bundle_file = BundleFile(config.bundle_path, parts.trust) if config.bundle_path else None
     listener = None
     try:
@@ -169,8 +168,9 @@ def _loops(parts: Parts, bundle_file: BundleFile | None) -> list[Coroutine[None,
 def _check_shareable(config: ServerConfig) -> None:
     """Raise unless several processes can use this server's keys."""
     manager = config.key_manager
-    if manager.name not in MANY_PROCESSES:
+    if manager.cmd or manager.name not in MANY_PROCESSES:
+        kind = f"external {manager.title}" if manager.cmd else manager.title
         raise InvalidConfig(
-            f'server.workers: {config.workers} processes cannot share KeyManager "{manager.name}": '
+            f"server.workers: {config.workers} processes cannot share {kind}: "
             f"use {' or '.join(sorted(MANY_PROCESSES))}, or one worker"
         )

@@ -1,7 +1,8 @@
 """Which servers sign with the same keys: the name under which they share journal, lease and keys.
 
 Keys in a token may serve many servers: the key manager names the group, the trust domain if the operator named
-none.  Keys in a file belong to the file, beside which its name is kept; keys in memory to one process.
+none.  Keys in a file belong to the file, beside which its name is kept; keys of an external key manager to the server,
+in whose data folder it is kept; keys in memory to one process.
 """
 
 from pathlib import Path
@@ -18,25 +19,27 @@ MANY_PROCESSES: Final = frozenset({"disk", "pkcs11"})
 """Key managers whose keys several processes of one machine can use."""
 
 
-def authority_group(plugin: Plugin, keys: KeyManager) -> str:
-    """The authority group of a server with this key manager.
+def authority_group(plugin: Plugin, keys: KeyManager, data_dir: Path) -> str:
+    """The authority group of a server with this key manager, whose data folder is ``data_dir``.
 
     Raises:
         InvalidConfig: if the name that belongs to a key file cannot be read or kept.
     """
     if isinstance(keys, SharedKeyManager):
         return keys.authority_group
+    if plugin.cmd:
+        return _kept(data_dir / f"keymanager-{plugin.file_name}.group", "external")
     if plugin.name == "disk":
         file = plugin.load_data().read(DiskConfig).file
-        return _kept(file.with_name(f"{file.name}.group"))
+        return _kept(file.with_name(f"{file.name}.group"), "disk")
     return f"memory-{uuid4()}"
 
 
-def _kept(path: Path) -> str:
+def _kept(path: Path, kind: str) -> str:
     """The name in a file, which is made if it is missing; of several processes that make it, one does."""
     if not path.exists():
         try:
-            create_private(path, f"disk-{uuid4()}".encode())
+            create_private(path, f"{kind}-{uuid4()}".encode())
         except FileExistsError:
             pass  # another process was first
         except OSError as exc:

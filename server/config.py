@@ -41,9 +41,12 @@ PLUGIN_TYPES: Final = (
             "disk": "keymanagers.disk:DiskConfig",
             "pkcs11": "keymanagers.pkcs11.config:Pkcs11Config",
         },
+        external=True,
     ),
-    PluginType("NodeAttestor", 0, 0, {"join_token": ""}),
-    PluginType("UpstreamAuthority", 0, 1, {"disk": "server.upstream_authorities.disk:DiskUpstreamConfig"}),
+    PluginType("NodeAttestor", 0, 0, {"join_token": ""}, external=True),
+    PluginType(
+        "UpstreamAuthority", 0, 1, {"disk": "server.upstream_authorities.disk:DiskUpstreamConfig"}, external=True
+    ),
     PluginType("Notifier", 0, 0, {}),
     PluginType("BundlePublisher", 0, 0, {}),
     PluginType("CredentialComposer", 0, 0, {}),

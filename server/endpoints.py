@@ -5,6 +5,8 @@ Logger and Health are only on the private one.
 """
 
 import socket
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import structlog
@@ -77,6 +79,7 @@ class Endpoints:
         health: Health,
         metrics: Metrics,
         clock: Clock,
+        node_attestors: Mapping[str, NodeAttestor] = MappingProxyType({}),
     ) -> None:
         self._config = config
         admission = TlsAdmission(
@@ -100,7 +103,7 @@ class Endpoints:
         domain = config.trust_domain
         tokens = JoinTokenAttestor(trust_domain=domain, tokens=datastore.join_tokens, database=database, clock=clock)
         # Join tokens need no plugin, as in SPIRE: there are none but those that an administrator made.
-        attestors: dict[str, NodeAttestor] = {"join_token": tokens}
+        attestors: dict[str, NodeAttestor] = {"join_token": tokens, **node_attestors}
         everywhere = {
             agent_pb2: AgentService(
                 trust_domain=domain,

@@ -10,28 +10,21 @@ import structlog
 
 from hsm_ca.lease import LeaseKeeper
 from hsm_ca.manager import AuthorityManager
-from hsm_ca.upstream import Upstream
-from keymanagers.base import KeyManager
-from keymanagers.registry import open_key_manager
 from server.authority_group import authority_group
 from server.config import ServerConfig
-from server.datastore.config import SqlConfig
-from server.datastore.store import Datastore
 from server.endpoints import Endpoints
 from server.holder import has_ended, holder_name
 from server.registry import Registry
 from server.registry_cache import RegistryCache
+from server.resources import Resources
 from server.server_svid import ServerSvid
 from server.shared import Shared
 from server.signing import Signer
-from server.trust import TrustStore
 from server.upkeep import Retention, Upkeep
-from server.upstream_authorities.disk import DiskUpstream, DiskUpstreamConfig
 from spiffe_core.errors import DatastoreUnavailable, FailedPrecondition, KeyManagerUnavailable, Unavailable
 from spiffe_core.runtime.clock import Clock, SystemClock
 from spiffe_core.runtime.health import Health
 from spiffe_core.runtime.lanes import Lanes
-from spiffe_core.runtime.metrics import Metrics
 
 DATABASE_LANES: Final = 16
 """The most threads that wait for the database."""
@@ -45,12 +38,10 @@ log: Final = structlog.get_logger()
 class Parts:
     """A server process, put together.  ``close`` takes it apart again, whatever had begun."""
 
-    def __init__(
-        self, config: ServerConfig, shared: Shared, datastore: Datastore, keys: KeyManager, clock: Clock
-    ) -> None:
+    def __init__(self, config: ServerConfig, shared: Shared, resources: Resources, clock: Clock) -> None:
         self._config = config
-        self._datastore = datastore
-        self._keys = keys
+        self._resources = resources
+        self._datastore = datastore = resources.datastore
         self.clock = clock
         policy = config.ca_policy
         self._database = Lanes(
@@ -59,18 +50,18 @@ class Parts:
         self._signing = Lanes("the key manager", most=config.max_lanes, deadline=config.lane_deadline.total_seconds())
         # One lane: while a round hangs there is no other, and the manager is never entered twice.
         self._ticking = Lanes("the authority manager", most=1, deadline=_TICK_DEADLINE)
-        self.trust = TrustStore(config.trust_domain, datastore.bundles)
-        group = authority_group(config.key_manager, keys)
+        self.trust = resources.trust
+        group = authority_group(config.key_manager, resources.keys, config.data_dir)
         self._lease = LeaseKeeper(datastore.lease(group), holder_name(), has_ended=has_ended)
         self.authorities = AuthorityManager(
             policy=policy,
-            keys=keys,
+            keys=resources.keys,
             journal=datastore.journal(group),
             lease=self._lease,
             bundles=self.trust,
-            upstream=_upstream(config),
+            upstream=resources.upstream,
         )
-        self.metrics = Metrics(config.telemetry.metric_prefix or "spire_server")
+        self.metrics = resources.metrics
         signer = Signer(authorities=self.authorities, lanes=self._signing, policy=policy, clock=self.clock)
         cache = RegistryCache(
             datastore, config.trust_domain, agent_spiffe_id_as_selector=config.experimental.agent_spiffe_id_as_selector
@@ -109,10 +100,14 @@ class Parts:
             ),
             clock=self.clock,
         )
+        resources.plugins.services.answer_with(
+            identity=self.svid.current, bundle=lambda: self.trust.own, agent=datastore.agents.get
+        )
         self.endpoints = Endpoints(
             config=config,
             shared=shared,
             datastore=datastore,
+            node_attestors=resources.node_attestors,
             database=self._database,
             registry=self.registry,
             trust=self.trust,
@@ -125,18 +120,17 @@ class Parts:
 
     @classmethod
     async def open(cls, config: ServerConfig, shared: Shared, clock: Clock | None = None) -> "Parts":
-        """Connect to the database and open the key manager.
+        """Connect to the database, open the key manager and start the plugins that are other programs.
 
         Raises:
             SpiffeError: if one of them cannot be used.
         """
         clock = clock or SystemClock()
-        datastore, keys = await asyncio.to_thread(_open, config, clock)
+        resources = await asyncio.to_thread(Resources.open, config, clock)
         try:
-            return cls(config, shared, datastore, keys, clock)
+            return cls(config, shared, resources, clock)
         except BaseException:
-            await asyncio.to_thread(keys.close)
-            await asyncio.to_thread(datastore.close)
+            await asyncio.to_thread(resources.close)
             raise
 
     async def check_trust_domain(self) -> None:
@@ -168,6 +162,10 @@ class Parts:
         """One round of the authority manager; what is unavailable now is logged and tried again in the next."""
         await self._ticking.run(lambda: self.authorities.tick(self.clock.now(), self.clock.monotonic()))
 
+    async def reconfigure_plugins(self) -> None:
+        """Have external plugins read their data again."""
+        await asyncio.to_thread(self._resources.plugins.reconfigure)
+
     def authorities_ready(self) -> bool:
         """Whether everything that this server is to sign can be signed."""
         try:
@@ -177,15 +175,14 @@ class Parts:
         return True
 
     async def close(self) -> None:
-        """Give up the lease and let go of key manager and database."""
+        """Give up the lease and let go of plugins, key manager and database."""
         try:
             await self._ticking.run(self.authorities.close)
         except Unavailable as exc:
             log.warning("The lease of the authority group was not given up; it will run out", error=str(exc))
         for lanes in (self._ticking, self._signing, self._database):
             lanes.close()
-        await asyncio.to_thread(self._keys.close)
-        await asyncio.to_thread(self._datastore.close)
+        await asyncio.to_thread(self._resources.close)
 
     async def _check_datastore(self) -> None:
         await self._database.run(self._datastore.ping)
@@ -201,19 +198,3 @@ class Parts:
         health = self._signing.health()
         if health.open:
             raise KeyManagerUnavailable(f"{health.lost} calls to the key manager hang")
-
-
-def _open(config: ServerConfig, clock: Clock) -> tuple[Datastore, KeyManager]:
-    datastore = Datastore.open(config.datastore.load_data().read(SqlConfig), clock)
-    try:
-        plugin = config.key_manager
-        keys = open_key_manager(plugin.name, plugin.load_data(), authority_group=config.trust_domain.name)
-    except BaseException:
-        datastore.close()
-        raise
-    return datastore, keys
-
-
-def _upstream(config: ServerConfig) -> Upstream | None:
-    plugin = config.upstream_authority
-    return DiskUpstream(plugin.load_data().read(DiskUpstreamConfig), config.trust_domain) if plugin else None

@@ -15,7 +15,7 @@ from server.datastore.agents import Agents
 from server.datastore.entries import Entries
 from server.datastore.join_tokens import JoinTokens
 from server.datastore.set_match import Match, SetMatch
-from server.node_attestors.base import Attested, NodeAttestor
+from server.node_attestors.base import CLIENT_ADDRESS, Attested, NodeAttestor
 from server.node_attestors.join_token import join_token_agent_id
 from server.signing import Signer
 from spiffe_core.agents import Agent, JoinToken
@@ -92,6 +92,7 @@ class AgentService:
         if attestor is None:
             raise FailedPrecondition(f'error getting node attestor: could not find node attestor type "{kind}"')
         public_key = _public_key(params.params.csr)
+        CLIENT_ADDRESS.set(call.peer.host)
 
         async def challenge(content: bytes) -> bytes:
             await send(agent_pb2.AttestAgentResponse(challenge=content))

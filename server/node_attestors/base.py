@@ -1,13 +1,16 @@
 """What a node attestor is, on the server's side."""
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from spiffe_core.bundle import PublicKey
 from spiffe_core.entries import Selector
 from spiffe_core.ids import SpiffeId
 
+CLIENT_ADDRESS: Final[ContextVar[str]] = ContextVar("CLIENT_ADDRESS", default="")
+"""IP address of the agent that is being attested, for attestors that look at it; empty if it has none."""
 Challenge = Callable[[bytes], Awaitable[bytes]]
 """Sends a challenge to the agent and returns its response."""
 

@@ -6,7 +6,7 @@ reason of a refusal that travels in the status details.  The text is the one tha
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
@@ -73,7 +73,9 @@ class Calls:
             raise self._failure(error_of(exc)) from None
 
     @asynccontextmanager
-    async def conversation(self, method: Method, answer: type[M]) -> AsyncIterator["Conversation[M]"]:
+    async def conversation(
+        self, method: Method, answer: type[M], metadata: Sequence[tuple[str, str]] = ()
+    ) -> AsyncIterator["Conversation[M]"]:
         """An RPC in which both sides stream; leaving the block ends it.
 
         Raises:
@@ -83,7 +85,7 @@ class Calls:
         open_call: grpc.aio.StreamStreamMultiCallable[Message, M] = channel.stream_stream(
             method.path, request_serializer=_serialize, response_deserializer=answer.FromString
         )
-        call = open_call(timeout=self._timeout)
+        call = open_call(timeout=self._timeout, metadata=tuple(metadata))
         try:
             yield Conversation(call)
         except grpc.aio.AioRpcError as exc:

@@ -4,6 +4,7 @@
 a type with too many or too few are refused here, so that nothing starts with a plugin silently left out.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -67,6 +68,11 @@ class Plugin:
     def title(self) -> str:
         """The plugin as its declaration begins: ``KeyManager "disk"``."""
         return f"{self.type} {quote(self.name)}"
+
+    @property
+    def file_name(self) -> str:
+        """The plugin's name as it can stand in the name of a file."""
+        return re.sub(r"[^A-Za-z0-9_-]", "_", self.name)
 
     @property
     def program(self) -> Path:

@@ -1,9 +1,11 @@
 """Loops that run beside the servers: intervals with jitter, back-off after failure, and orderly ends."""
 
+import asyncio
+import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -34,6 +36,28 @@ class Backoff:
 def jittered(seconds: float, share: float = 0.1) -> float:
     """About that many seconds, so that many processes started at once do not stay in step."""
     return seconds * (1 + random.uniform(-share, share))  # noqa: S311  no secret
+
+
+def in_background(what: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A function for a signal's handler: each call of it begins ``what`` anew as a task of the running loop."""
+    running: set[asyncio.Task[None]] = set()
+
+    def begin() -> None:
+        task = asyncio.get_running_loop().create_task(what())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    return begin
+
+
+async def sleep_until(event: asyncio.Event, seconds: float, clock: Clock) -> None:
+    """Return after so many seconds, or as soon as the event is set."""
+    sleeping, waiting = asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((sleeping, waiting), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sleeping.cancel()
+        waiting.cancel()
 
 
 async def every(

@@ -79,3 +79,25 @@ def running_key_manager(plugin: Plugin, **more: Any) -> Iterator[ExternalPlugin]
 def softhsm_environment() -> dict[str, str]:
     """What a program needs to find this test process's tokens."""
     return {"SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]}
+
+
+def declared(
+    path: Path, kind: str, name: str, data: str = "", *, args: tuple[str, ...] = (), file: Path | None = None
+) -> str:
+    """An external plugin as a configuration file declares it."""
+    given = f'plugin_data_file = "{file}"' if file else f"plugin_data {{ {data} }}"
+    words = ", ".join(f'"{one}"' for one in args)
+    return f"""
+        {kind} "{name}" {{
+            plugin_cmd = "{path}"
+            plugin_args = [{words}]
+            plugin_checksum = "{checksum(path)}"
+            {given}
+        }}
+    """
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, whichever of its threads did."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

@@ -28,20 +28,20 @@ def plugin(tmp_path):
 
 
 def test_a_key_file_has_one_name_for_ever(plugin, keys, tmp_path):
-    name = authority_group(plugin, keys)
+    name = authority_group(plugin, keys, tmp_path)
     assert re.fullmatch(r"disk-[0-9a-f-]{36}", name)
-    assert authority_group(plugin, keys) == name
+    assert authority_group(plugin, keys, tmp_path) == name
     kept = tmp_path / "keys.json.group"
     assert kept.read_text() == name
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
 def test_a_name_that_is_there_is_read_where_nothing_can_be_written(plugin, keys, tmp_path):
-    name = authority_group(plugin, keys)
+    name = authority_group(plugin, keys, tmp_path)
     (tmp_path / "keys.json.group").chmod(0o400)
     tmp_path.chmod(0o500)
     try:
-        assert authority_group(plugin, keys) == name
+        assert authority_group(plugin, keys, tmp_path) == name
     finally:
         tmp_path.chmod(0o700)
 
@@ -50,11 +50,19 @@ def test_a_name_that_is_there_is_read_where_nothing_can_be_written(plugin, keys,
 def test_a_name_that_was_lost_is_no_reason_for_a_new_one(plugin, keys, tmp_path, content, text):
     (tmp_path / "keys.json.group").write_bytes(content)
     with pytest.raises(InvalidConfig, match=text):
-        authority_group(plugin, keys)
+        authority_group(plugin, keys, tmp_path)
     assert (tmp_path / "keys.json.group").read_bytes() == content
 
 
-def test_keys_in_memory_are_of_a_group_of_their_own(plugin):
+def test_keys_in_memory_are_of_a_group_of_their_own(tmp_path):
     [memory] = read_plugins(Block.parse('KeyManager "memory" {}'))
-    names = {authority_group(memory, MemoryKeyManager()) for _ in range(2)}
+    names = {authority_group(memory, MemoryKeyManager(), tmp_path) for _ in range(2)}
     assert len(names) == 2
+
+
+def test_the_keys_of_an_external_key_manager_are_the_servers_whatever_its_name(tmp_path):
+    [external] = read_plugins(Block.parse('KeyManager "disk" { plugin_cmd = "/bin/x" }'))
+    name = authority_group(external, MemoryKeyManager(), tmp_path)
+    assert authority_group(external, MemoryKeyManager(), tmp_path) == name
+    assert (tmp_path / "keymanager-disk.group").read_text() == name
+    assert re.fullmatch(r"external-[0-9a-f-]{36}", name)
