@@ -1,7 +1,6 @@
 """Loops that run beside the servers: intervals with jitter, back-off after failure, and orderly ends."""
 
 import asyncio
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -48,16 +47,6 @@ def in_background(what: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[],
         task.add_done_callback(running.discard)
 
     return begin
-
-
-async def sleep_until(event: asyncio.Event, seconds: float, clock: Clock) -> None:
-    """Return after so many seconds, or as soon as the event is set."""
-    sleeping, waiting = asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait())
-    try:
-        await asyncio.wait((sleeping, waiting), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        sleeping.cancel()
-        waiting.cancel()
 
 
 async def every(
