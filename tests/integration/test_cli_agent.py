@@ -286,7 +286,9 @@ async def test_a_watch_prints_each_update_and_ends_when_interrupted():
     found = FakeIdentities()
     entry = found.add("/one", ME)
     async with serving(found) as served:
-        command = [sys.executable, "-m", "agent.cli.main", "api", "watch", "-socketPath", served.socket]
+        # Programs that are started in the background inherit that interrupts are ignored, and these tests may be.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "agent.cli.main"]
+        command += ["api", "watch", "-socketPath", str(served.socket)]
         watch = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         assert watch.stdout is not None
         try:
