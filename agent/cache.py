@@ -37,6 +37,8 @@ class IdentityCache:
         self._groups = Groups(self._compute)
         self.wanted = asyncio.Event()
         """Set when an SVID is waited for that is not there."""
+        self.behind = asyncio.Event()
+        """Set when an SVID has come whose authority is not in the bundle."""
 
     # -- for workloads -------------------------------------------------------------------------------------
 
@@ -93,6 +95,7 @@ class IdentityCache:
         if own is not None and own != self._own:
             log.debug("Bundle updated", trust_domain_id=str(own.trust_domain.id))
             self._own = own
+            self._svids.retry()  # perhaps it was refused only since the bundle could not vouch for it
             concerned.update(self._groups.all())
         if federated is not None and federated != self._federated:
             self._federated = dict(federated)

@@ -86,9 +86,9 @@ class JwtSvids:
             log.warning("Unable to renew JWT; returning cached copy", spiffe_id=str(entry.spiffe_id), error=str(exc))
             return valid.svid
 
-    def drop_tainted(self, key_ids: Collection[str]) -> int:
-        """Let the tokens go that these authorities have signed; how many went."""
-        going = [key for key, kept in self._kept.items() if kept.svid.key_id in key_ids]
+    def drop_untrusted(self, key_ids: Collection[str]) -> int:
+        """Let the tokens go that other authorities than these have signed; how many went."""
+        going = [key for key, kept in self._kept.items() if kept.svid.key_id not in key_ids]
         for key in going:
             del self._kept[key]
         return len(going)

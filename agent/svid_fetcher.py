@@ -3,6 +3,9 @@
 One batch is asked for at a time, so SVIDs that are wanted meanwhile go together in the next.  A batch has at most
 as many as the server signs in a second; it is halved when the server fails, since it may be too much for it, and
 doubled again when it does not.  Keys are made in a thread: RSA keys take long.
+
+An SVID is taken only if its authority is in the bundle that workloads are given beside it.  If it is not, the bundle
+here is behind the server's, and is asked for first.
 """
 
 import asyncio
@@ -19,11 +22,12 @@ from agent.config import WorkloadKeyType
 from agent.csr import make_csr
 from agent.identities import WorkloadSvid
 from agent.rotation import Rotation
+from agent.signers import Signers
 from agent.workload_svids import StaleEntry
 from keymanagers.base import PrivateKey
 from spiffe_core.entries import Entry, EntryId
 from spiffe_core.errors import SpiffeError
-from spiffe_core.runtime.clock import Clock
+from spiffe_core.runtime.clock import Clock, sleep_until
 from spiffe_core.runtime.metrics import Metrics
 from spiffe_core.runtime.tasks import Backoff
 from spiffe_core.x509svid import Chain
@@ -73,11 +77,11 @@ class SvidFetcher:
                 log.error("SVID sync failed", error=str(exc))  # noqa: TRY400  the text says what is wrong
                 # Whoever comes meanwhile may have the server asked again, but not each of them.
                 await self._clock.sleep(_BACKOFF.first)
-                await self._wait(_BACKOFF.pause(self._failures) - _BACKOFF.first)
+                await sleep_until(self._cache.wanted, _BACKOFF.pause(self._failures) - _BACKOFF.first, self._clock)
                 continue
             self._failures = 0
             if not more:
-                await self._wait(LOOK_EVERY)
+                await sleep_until(self._cache.wanted, LOOK_EVERY, self._clock)
 
     async def fetch(self) -> bool:
         """Ask for one batch; whether there is more to ask for.
@@ -101,8 +105,12 @@ class SvidFetcher:
             raise
         self._batch = min(self._batch * 2, self._most)
         held = []
+        signers = Signers(self._cache.own.x509_authorities)
         for one in batch:
             entry, answer = one.entry, answers[one.entry.id]
+            if not isinstance(answer, str) and signers.signer_of(answer) is None:
+                self._cache.behind.set()
+                answer = "it is signed by an authority that is not in the bundle yet"
             if isinstance(answer, str):
                 log.warning("Could not get X509-SVID", spiffe_id=str(entry.spiffe_id), entry_id=entry.id, error=answer)
                 self._cache.refuse(entry.id, self._clock.monotonic())
@@ -123,16 +131,6 @@ class SvidFetcher:
                 entry_id=entry.id,
             )
         return WorkloadSvid(tuple(one.public_bytes(Encoding.DER) for one in chain), key, begin, end)
-
-    async def _wait(self, seconds: float) -> None:
-        """Wait so long, or until somebody wants an SVID that is not there."""
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        wanted = asyncio.ensure_future(self._cache.wanted.wait())
-        try:
-            await asyncio.wait((sleeping, wanted), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            wanted.cancel()
 
 
 def _make_keys(kind: WorkloadKeyType, batch: Sequence[StaleEntry]) -> dict[EntryId, tuple[bytes, bytes]]:

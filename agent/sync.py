@@ -1,8 +1,8 @@
 """Follows the server: which entries this agent has, the bundle of its trust domain and those of federated ones.
 
 Every few seconds it asks for what has changed.  The bundle counts from the moment it is here, on disk too, before
-anything else is done with it: the next connection to the server is judged by it.  What a newly tainted authority
-has signed is let go at once.
+anything else is done with it: the next connection to the server is judged by it.  What an authority has signed that the
+bundle does not trust any more, since it is tainted or gone, is let go at once.
 """
 
 from datetime import datetime, timedelta
@@ -16,17 +16,17 @@ from agent.bootstrap import Bootstrap
 from agent.cache import IdentityCache
 from agent.client import ServerClient
 from agent.config import RebootstrapMode
-from agent.identities import WorkloadSvid
 from agent.jwt_cache import JwtSvids
+from agent.signers import Signers
 from agent.state import StateFile
 from spiffe_core.bundle import Bundle
 from spiffe_core.entries import Entry, EntryId
-from spiffe_core.errors import InvalidX509Svid, SpiffeError, Unavailable
-from spiffe_core.runtime.clock import Clock
+from spiffe_core.errors import SpiffeError, Unavailable
+from spiffe_core.runtime.clock import Clock, sleep_until
 from spiffe_core.runtime.metrics import Metrics
 from spiffe_core.runtime.reach import UntrustedServer
 from spiffe_core.runtime.tasks import Backoff, jittered
-from spiffe_core.x509svid import Chain, parse_chain, subject_key_id, verify_x509_svid
+from spiffe_core.x509svid import parse_chain, subject_key_id
 
 FIRST_INTERVAL: Final = 5.0
 """Seconds that an agent which holds no SVID waits at most, whatever interval is configured (SPIRE's)."""
@@ -65,7 +65,6 @@ class Synchroniser:
         self._clock = clock
         self._metrics = metrics
         self._entries: dict[EntryId, Entry] = {}
-        self._tainted: set[str] = set()
         self._failures = 0
         self._has_told_version = False
         self.last_sync: datetime | None = None
@@ -81,7 +80,7 @@ class Synchroniser:
         """
         while True:
             await self.attempt()
-            await self._clock.sleep(self.pause())
+            await self._rest()
 
     async def attempt(self) -> None:
         """Ask once; what fails is logged, and what it means for the agent itself is met.
@@ -119,6 +118,7 @@ class Synchroniser:
         Raises:
             SpiffeError: if it refuses, or is not there.
         """
+        self._cache.behind.clear()
         changes = await self._client.sync_entries(self._entries)
         entries = {key: entry for key, entry in self._entries.items() if key not in changes.removed}
         entries.update(changes.changed)
@@ -127,8 +127,9 @@ class Synchroniser:
         federated = await self._client.federated_bundles(sorted(foreign))
         self._entries = entries
         self._store(own)
+        former = self._cache.own
         self._cache.update(changed=changes.changed.values(), removed=changes.removed, own=own, federated=federated)
-        self._distrust(own)
+        self._distrust(former, own)
         self.last_sync = self._clock.now()
         if not self._has_told_version:
             await self._tell_version()
@@ -139,6 +140,13 @@ class Synchroniser:
             return self._backoff.pause(self._failures)
         seconds = jittered(self._interval)
         return seconds if self._cache.svid_count else min(seconds, FIRST_INTERVAL)
+
+    async def _rest(self) -> None:
+        """Wait for the next attempt; it comes early if an SVID has shown that the bundle is behind."""
+        if self._failures:
+            await self._clock.sleep(self.pause())
+        else:
+            await sleep_until(self._cache.behind, self.pause(), self._clock)
 
     async def _tell_version(self) -> None:
         """Tell the server which version this agent is, once; a server may not want to know."""
@@ -154,33 +162,24 @@ class Synchroniser:
         except Unavailable as exc:
             log.error("Could not store bundle", error=str(exc))  # noqa: TRY400  it counts in memory all the same
 
-    def _distrust(self, own: Bundle) -> None:
-        """Let go of what authorities have signed that were tainted since the last time."""
-        x509 = {subject_key_id(one.certificate).hex(): one for one in own.x509_authorities if one.tainted}
-        jwt = {one.id for one in own.jwt_authorities if one.tainted}
-        if fresh := {key: one for key, one in x509.items() if key not in self._tainted}:
-            log.debug("New tainted X.509 authorities found", subject_key_ids=",".join(sorted(fresh)))
-            culprits = Bundle(own.trust_domain, tuple(fresh.values()))
-            dropped = self._cache.drop_svids(lambda svid: self._is_signed_by(svid, culprits))
+    def _distrust(self, former: Bundle, own: Bundle) -> None:
+        """Let go of what authorities have signed that were trusted until now."""
+        trusted = {one.der for one in own.x509_authorities if not one.tainted}
+        lost = [one for one in former.x509_authorities if not one.tainted and one.der not in trusted]
+        if lost:
+            culprits = Signers(lost)
+            key_ids = {one.der: subject_key_id(one.certificate).hex() for one in lost}
+            tainted = sorted(key_ids[one.der] for one in own.x509_authorities if one.der in key_ids)
+            log.debug("New tainted X.509 authorities found", subject_key_ids=",".join(tainted))
+            gone = sorted(set(key_ids.values()) - set(tainted))
+            log.debug("X.509 authorities are no longer in the bundle", subject_key_ids=",".join(gone))
+            dropped = self._cache.drop_svids(lambda svid: culprits.signer_of(parse_chain(svid.chain)) is not None)
             log.info("Tainted X.509 SVIDs dropped", count=dropped)
-            if self._vouched(self._svid.credentials.chain, culprits):
+            if culprits.signer_of(self._svid.credentials.chain) is not None:
                 self._svid.taint()
-        if jwt - self._tainted:
-            log.debug("New tainted JWT authorities found", jwt_authority_key_ids=",".join(sorted(jwt - self._tainted)))
-            dropped = self._jwt_svids.drop_tainted(jwt)
+        dropped = self._jwt_svids.drop_untrusted({one.id for one in own.jwt_authorities if not one.tainted})
+        if dropped:
             log.info(
                 "JWT-SVIDs were removed from the JWT cache because they were issued by a tainted authority",
                 count=dropped,
             )
-        self._tainted = set(x509) | jwt
-
-    def _is_signed_by(self, svid: WorkloadSvid, culprits: Bundle) -> bool:
-        return self._vouched(parse_chain(svid.chain), culprits)
-
-    def _vouched(self, chain: Chain, culprits: Bundle) -> bool:
-        """Whether one of these authorities vouches for the chain."""
-        try:
-            verify_x509_svid(chain, culprits, self._clock.now())
-        except InvalidX509Svid:
-            return False
-        return True

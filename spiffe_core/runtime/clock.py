@@ -35,6 +35,16 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+async def sleep_until(event: asyncio.Event, seconds: float, clock: Clock) -> None:
+    """Return after so many seconds, or as soon as the event is set."""
+    sleeping, waiting = asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((sleeping, waiting), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sleeping.cancel()
+        waiting.cancel()
+
+
 def unix(moment: datetime) -> int:
     """Whole Unix seconds of an aware time, as every wire message and table holds them."""
     return int(moment.timestamp())

@@ -1,5 +1,6 @@
 """What an agent makes of its server's entries, SVIDs, bundles and taints: a real server, and a clock in hand."""
 
+import asyncio
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -14,6 +15,7 @@ from spiffe_core.ids import SpiffeId, TrustDomain
 from spiffe_core.jwtsvid import verify_jwt_svid
 from spiffe_core.x509svid import parse_chain, subject_key_id, verify_x509_svid
 from tests.support.agent_core import WORKLOAD, agent_core, join_token
+from tests.support.houses import until
 from tests.support.pki import Realm
 from tests.support.servers import HOUR, TD, serving
 
@@ -197,6 +199,40 @@ async def test_an_svid_of_another_authority_is_not_touched_by_a_taint(core):
     await core.follow()
     assert any(one.tainted for one in core.cache.own.x509_authorities)
     assert identity(core).svid == first
+
+
+async def test_what_an_authority_has_signed_that_is_gone_is_dropped_though_its_taint_was_never_seen(core):
+    await core.entry("/web")
+    await core.follow()
+    kept = identity(core).svid
+    token = await core.cache.jwt_svid(identity(core).entry, ["reports"])
+    real = core.cache.own
+    other = replace(real, x509_authorities=(X509Authority(Realm().root.der),), jwt_authorities=())
+    core.cache.update(own=other)
+    core.working.sync._distrust(real, other)
+    assert identity(core).svid is None
+    await core.follow()
+    assert identity(core).svid not in {None, kept}
+    assert core.cache.own == real
+    assert await core.cache.jwt_svid(identity(core).entry, ["reports"]) is not token
+
+
+async def test_a_bundle_that_is_behind_is_asked_for_at_once(core):
+    await core.entry("/web")
+    await core.working.sync.sync()
+    real = core.cache.own
+    running = asyncio.ensure_future(core.working.sync.run())
+    try:
+        await until(lambda: core.working.sync.last_sync is not None)
+        core.cache.update(own=replace(real, x509_authorities=(X509Authority(Realm().root.der),)))
+        await core.working.fetcher.fetch()
+        assert identity(core).svid is None, "nobody could verify it with this bundle"
+        await until(lambda: core.cache.own == real)
+        await core.working.fetcher.fetch()
+        assert identity(core).svid is not None
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_tokens_of_a_tainted_key_are_dropped(core):

@@ -191,10 +191,10 @@ def test_without_a_limit_a_thousand_are_kept():
     assert JwtSvids(ask=None, size=0, rotation=Rotation(), clock=FakeClock())._size == DEFAULT_SIZE == 1000
 
 
-async def test_tokens_of_a_tainted_authority_are_dropped(cache, server):
+async def test_tokens_of_an_authority_that_is_trusted_no_more_are_dropped(cache, server):
     await cache.get(WEB, ["a"])
     await cache.get(WEB, ["b"])
-    assert cache.drop_tainted({"kid of token 1"}) == 1
+    assert cache.drop_untrusted({"kid of token 2"}) == 1
     await cache.get(WEB, ["b"])
     assert len(server.asked) == 2
     await cache.get(WEB, ["a"])

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -48,7 +49,7 @@ def clock():
 @pytest.fixture
 def cache(clock):
     return IdentityCache(
-        own=OWN,
+        own=replace(OWN, x509_authorities=REALM.bundle.x509_authorities),
         svids=WorkloadSvids(room=5000, rotation=Rotation()),
         jwt_svids=JwtSvids(ask=None, size=1, rotation=Rotation(), clock=clock),
     )
@@ -150,6 +151,18 @@ async def test_whoever_waits_is_served_at_once(fetcher, cache, server, present):
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_an_svid_whose_authority_is_not_in_the_bundle_yet_waits_for_the_bundle(fetcher, cache, server, present):
+    full, web = cache.own, entry("web")
+    cache.update(changed=[web], own=replace(full, x509_authorities=Realm().bundle.x509_authorities))
+    await fetcher.fetch()
+    assert cache.svid_count == 0
+    assert cache.behind.is_set()
+    cache.update(own=full)
+    await fetcher.fetch()
+    assert cache.svid_count == 1
+    assert server.batches == [1, 1]
 
 
 async def test_a_clock_that_is_ahead_of_the_servers_does_not_storm_it(fetcher, cache, clock, server, present):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiffe_core.errors import Unavailable
+from spiffe_core.runtime.clock import sleep_until
 from spiffe_core.runtime.tasks import Backoff, every, jittered
 from tests.support.clock import FakeClock
 from tests.support.houses import until
@@ -108,6 +109,20 @@ async def test_cancelling_ends_the_loop_in_its_pause():
     async with running(Work(), clock) as task:
         await until(lambda: len(clock.slept) == 1)
     assert task.cancelled()
+
+
+async def test_a_sleep_ends_with_its_time_or_with_its_event():
+    clock, event = FakeClock(), asyncio.Event()
+    timed = asyncio.ensure_future(sleep_until(event, 5.0, clock))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    clock.advance(5.0)
+    await timed
+    woken = asyncio.ensure_future(sleep_until(event, 5.0, clock))
+    await asyncio.sleep(0)
+    assert not woken.done()
+    event.set()
+    await woken
 
 
 @given(failures=st.integers(1, 50))
