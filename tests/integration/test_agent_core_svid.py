@@ -88,7 +88,7 @@ async def test_the_new_svid_is_stored_and_the_old_key_destroyed(core, tmp_path):
 
 
 async def test_keys_of_others_in_the_key_manager_are_left_alone(core, tmp_path):
-    core.parts._keys.generate(KeyId("somebody-elses"), KeyType.EC_P256)
+    core.parts.own_keys._keys.generate(KeyId("somebody-elses"), KeyType.EC_P256)
     await pass_time(core, HOUR * 0.56)
     await core.working.svid.rotate_if_due()
     assert "somebody-elses" in key_file(tmp_path)
@@ -237,7 +237,7 @@ async def test_a_stored_svid_that_has_expired_is_not_used(core, served, tmp_path
 
 async def test_a_stored_svid_whose_key_is_gone_is_not_used(core, served, tmp_path):
     first = serial(core)
-    core.parts._keys.retire(core.working.svid.credentials.key.id)
+    core.parts.own_keys._keys.retire(core.working.svid.credentials.key.id)
     await join_token(served)
     async with agent_core(served, tmp_path, 'join_token = "token"') as again:
         assert serial(again) != first
