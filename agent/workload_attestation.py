@@ -1,9 +1,9 @@
 """Who a caller of the Workload API is: what all attestors together say of its process.
 
 The caller does nothing for it.  The kernel tells which process opened the connection, the attestors read about
-that process by its number, and then the very process must still run: else the number may have passed to another
-one meanwhile, and what was read may be that one's.  This is done anew for each call, since a process may change
-its user or its program between two calls.
+that process by its number, and then the very process must still run, as the user that connected: else the number may
+have passed to another one meanwhile, or the process to another program, and what was read may be that one's.  This is
+done anew for each call, since a process may change its user or its program between two calls.
 """
 
 import asyncio
@@ -42,6 +42,7 @@ class WorkloadAttestation:
         try:
             process.check_alive()
             selectors = await self._attest(process)
+            process.check_same_user()
             process.check_alive()
             status = "OK"
         finally:

@@ -8,6 +8,7 @@ connection that did not come through the front door has no such name and so no p
 
 import errno
 import os
+import re
 import secrets
 import select
 import socket
@@ -24,6 +25,8 @@ _CREDENTIALS: Final = struct.Struct("iII")
 """``struct ucred``: pid, uid, gid (unix(7))."""
 _SO_PEERPIDFD: Final = 77
 """``SO_PEERPIDFD`` of Linux 6.5: a pidfd of the peer without a race (asm-generic/socket.h)."""
+_EFFECTIVE: Final = re.compile(rb"^(Uid|Gid):\t[0-9]+\t([0-9]+)\t", re.MULTILINE)
+"""Effective user and group in a process's ``status`` (proc_pid_status(5))."""
 _PREFIX: Final = "unix-abstract:"
 """How gRPC writes the abstract name of a peer."""
 
@@ -77,6 +80,27 @@ class PeerProcess:
         poll.register(self._descriptor, select.POLLIN)
         if poll.poll(0):
             raise Unauthenticated(f"the caller's process {self.pid} has ended")
+
+    def check_same_user(self) -> None:
+        """Raise unless the process still runs as the user and group that opened the connection.
+
+        A process that starts a set-user-ID program is still the same, but whoever started it may hold the connection
+        too, and is not that program's user.
+
+        Raises:
+            Unauthenticated: if it does not, or cannot be asked.
+        """
+        try:
+            with open(f"/proc/{self.pid}/status", "rb", buffering=0) as file:  # noqa: PTH123  for each call
+                found = dict(_EFFECTIVE.findall(file.read(1 << 16)))
+        except OSError as exc:
+            self.check_alive()  # if it has ended, that is the reason
+            raise Unauthenticated(f"the caller's process {self.pid} cannot be looked at: {exc.strerror}") from exc
+        if (int(found.get(b"Uid", -1)), int(found.get(b"Gid", -1))) != (self.uid, self.gid):
+            raise Unauthenticated(
+                f"the caller's process {self.pid} is no longer of the user and group that opened the connection: "
+                "connect again"
+            )
 
     def close(self) -> None:
         """Stop watching; the connection has ended."""

@@ -101,6 +101,15 @@ async def test_of_a_process_that_has_become_another_users_nothing_counts(others)
 
 
 @pytest.mark.conformance("WE-11")
+@pytest.mark.parametrize(("uid", "gid"), [(1, 0), (0, 1)])
+async def test_whatever_attestors_say_the_process_must_be_of_the_user_that_connected(uid, gid):
+    with running() as (process, _):
+        process.uid, process.gid = process.uid + uid, process.gid + gid
+        with pytest.raises(Unauthenticated, match="no longer of the user and group that opened the connection"):
+            await attestation(FakeAttestor()).attest(process)
+
+
+@pytest.mark.conformance("WE-11")
 @pytest.mark.parametrize("pid", [0, 4_000_000])
 async def test_a_process_that_cannot_be_seen_is_not_attested(pid):
     attestor = FakeAttestor()
