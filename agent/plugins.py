@@ -75,8 +75,10 @@ class AgentPlugins:
 
     def reconfigure(self) -> None:
         """Have each external plugin read its data again.  May block."""
-        log.info("Plugins read their configuration again")
-        for one in self._running:
+        reconfigurable = [one for one in self._running if one.reconfigurable]
+        if not reconfigurable:
+            log.info("No plugin reads its configuration again; restart to change it")
+        for one in reconfigurable:
             one.reconfigure()
 
     def close(self) -> None:

@@ -33,6 +33,8 @@ from spiffe_core.runtime.tasks import Backoff
 M = TypeVar("M", bound=Message)
 
 CONFIGURE_TIMEOUT: Final = 60.0
+_CLOSE_TIMEOUT: Final = 10.0
+"""Seconds after which a plugin that is just being started is left to the end of this process, which is its own."""
 _LONG_LIFE: Final = 60.0
 """Seconds after which a plugin that ends is no more in a row with those before."""
 _BACKOFF: Final = Backoff(first=0.5, longest=30.0, factor=2.0)
@@ -58,6 +60,7 @@ class ExternalPlugin:
 
         Raises:
             InvalidConfig: if it cannot be started, is none of its type, or refuses its configuration.
+            Unavailable: if it cannot be configured now, as it says itself.
         """
         self.name = plugin.name
         self._plugin = plugin
@@ -85,7 +88,8 @@ class ExternalPlugin:
         self._settled.wait()
         if self._refusal is not None:
             self._keeper.join()
-            raise InvalidConfig(f"plugins.{plugin.title}: {self._refusal}") from self._refusal
+            kind = Unavailable if isinstance(self._refusal, Unavailable) else InvalidConfig
+            raise kind(f"plugins.{plugin.title}: {self._refusal}") from self._refusal
 
     @property
     def running(self) -> PluginProcess:
@@ -125,10 +129,13 @@ class ExternalPlugin:
             self._log.error("Plugin hangs and is killed", reason=why)
             running.kill()
 
+    @property
+    def reconfigurable(self) -> bool:
+        """Whether its data are in a file, which is read again."""
+        return self._plugin.data_file is not None
+
     def reconfigure(self) -> None:
         """Read ``plugin_data_file`` again, and configure the plugin if it has changed; a failure is logged."""
-        if self._plugin.data_file is None:
-            return
         try:
             text = self._plugin.data_text()
             if text == self._configured:
@@ -148,7 +155,7 @@ class ExternalPlugin:
             running, self._running = self._running, None
         if running is not None:
             running.part()
-        self._keeper.join()
+        self._keeper.join(_CLOSE_TIMEOUT)
 
     def _told(self, error: SpiffeError) -> SpiffeError:
         text = str(error).partition(" desc = ")
@@ -223,7 +230,9 @@ class ExternalPlugin:
         try:
             process.call(_CONFIGURE, request, config_pb2.ConfigureResponse, CONFIGURE_TIMEOUT)
         except grpc.RpcError as exc:
-            raise InvalidConfig(f"failed to configure plugin {quote(self.name)}: {self.error(exc)}") from exc
+            error = self.error(exc)
+            kind = Unavailable if isinstance(error, Unavailable) else InvalidConfig
+            raise kind(f"failed to configure plugin {quote(self.name)}: {error}") from exc
 
 
 class _Channels:

@@ -36,9 +36,10 @@ class PluginKey:
 class PluginKeys:
     """The keys of a plugin, by their ids there.  Thread-safe."""
 
-    def __init__(self, plugin: ExternalPlugin, pb: ModuleType) -> None:
+    def __init__(self, plugin: ExternalPlugin, pb: ModuleType, timeout: float = TIMEOUT) -> None:
         self._plugin = plugin
         self._pb: Any = pb
+        self._timeout = timeout
 
     def generate(self, place: str, key_type: str) -> PluginKey:
         """Make a key of a type, such as ``ec-p256``; the one of that id is gone.
@@ -76,7 +77,9 @@ class PluginKeys:
 
         def check(process: PluginProcess) -> None:
             method = self._method("GetPublicKeys")
-            answer = process.call(method, self._pb.GetPublicKeysRequest(), self._pb.GetPublicKeysResponse, TIMEOUT)
+            answer = process.call(
+                method, self._pb.GetPublicKeysRequest(), self._pb.GetPublicKeysResponse, self._timeout
+            )
             compare({one.id: self._key(one.id, one) for one in answer.public_keys if _is_ours(one.pkix_data)})
 
         self._plugin.check = check
@@ -84,10 +87,10 @@ class PluginKeys:
     def _ask(self, name: str, request: Any) -> Any:  # noqa: ANN401  messages of either package
         method = self._method(name)
         try:
-            return self._plugin.running.call(method, request, method.response, TIMEOUT)
+            return self._plugin.running.call(method, request, method.response, self._timeout)
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                self._plugin.restart(f"{name} took longer than {TIMEOUT:g} s")
+                self._plugin.restart(f"{name} took longer than {self._timeout:g} s")
             text = str(self._plugin.error(exc))
             kind = error_class(exc.code())
             raise (kind(text) if kind in {Unsupported, InvalidInput} else KeyManagerUnavailable(text)) from None

@@ -208,13 +208,14 @@ def test_an_agent_keeps_its_key_in_a_plugin(softhsm_token, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
+        (lambda text: text.replace('word = "', 'away = "the device is away" word = "'), "the device is away"),
         (lambda text: text.replace('word = "', 'fail = "there is no such place" word = "'), "there is no such place"),
         (lambda text: re.sub('checksum = "[0-9a-f]{64}"', f'checksum = "{"0" * 64}"', text), "checksums did not match"),
         (lambda text: text.replace("/words", "/nothing"), "no such file or directory"),
         (lambda text: text.replace('["keymanager"]', '["workloadattestor"]'), "ended without saying where it listens"),
         (lambda text: text.replace('["keymanager"]', '["nobody"]'), 'there is no plugin .*"nobody'),
     ],
-    ids=["configure", "checksum", "missing", "other-type", "last-words"],
+    ids=["away", "configure", "checksum", "missing", "other-type", "last-words"],
 )
 def test_a_server_whose_plugin_cannot_be_used_does_not_start(words, tmp_path, spoil, text):
     keys = spoil(words("KeyManager", f'word = "{tmp_path}"'))

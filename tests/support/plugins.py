@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -53,10 +53,10 @@ def start_key_manager(plugin: Plugin, **more: Any) -> ExternalPlugin:
     return ExternalPlugin(plugin, service=service_name(keymanager_pb2), **values | more)
 
 
-def open_keys(plugin: Plugin, file: Path) -> ExternalKeyManager:
+def open_keys(plugin: Plugin, file: Path, timeout: float = 30.0) -> ExternalKeyManager:
     """The key manager of a plugin, as a server has it."""
     host = start_key_manager(plugin)
-    places = PluginKeys(host, keymanager_pb2)
+    places = PluginKeys(host, keymanager_pb2, timeout)
     try:
         keys = ExternalKeyManager(places, file)
     except BaseException:
@@ -99,5 +99,8 @@ def declared(
 
 def children_of(pid: int) -> list[int]:
     """The processes that a process has started, whichever of its threads did."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found

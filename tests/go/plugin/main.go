@@ -2,7 +2,8 @@
 //
 //	plugin keymanager | servernodeattestor | agentnodeattestor | upstreamauthority | workloadattestor
 //
-// Its data are `fail = "text"`, which Configure answers with, and `word = "text"`, which shows in what it says.
+// Its data are `fail = "text"` and `away = "text"`, with which Configure refuses, for good or for now, and
+// `word = "text"`, which shows in what the plugin says.
 package main
 
 import (
@@ -64,6 +65,7 @@ func (c *configured) SetLogger(log hclog.Logger) {
 func (c *configured) Configure(_ context.Context, req *configv1.ConfigureRequest) (*configv1.ConfigureResponse, error) {
 	var data struct {
 		Fail string `hcl:"fail"`
+		Away string `hcl:"away"`
 		Word string `hcl:"word"`
 	}
 	if err := hcl.Decode(&data, req.HclConfiguration); err != nil {
@@ -71,6 +73,9 @@ func (c *configured) Configure(_ context.Context, req *configv1.ConfigureRequest
 	}
 	if data.Fail != "" {
 		return nil, status.Error(codes.InvalidArgument, data.Fail)
+	}
+	if data.Away != "" {
+		return nil, status.Error(codes.Unavailable, data.Away)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
