@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 case "${1:-run}" in
 run) packages="python3-venv softhsm2 opensc openssl" ;;
-test) packages="python3-venv softhsm2 opensc openssl gcc libc6-dev postgresql mariadb-server" ;;
+test) packages="python3-venv softhsm2 opensc openssl gcc libc6-dev postgresql mariadb-server opencryptoki swtpm tpm2-tools tpm2-abrmd libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 libtpm2-pkcs11-1 libtpm2-pkcs11-tools dbus-daemon" ;;
 *)
 	echo "usage: $0 run|test" >&2
 	exit 1

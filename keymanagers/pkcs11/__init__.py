@@ -6,6 +6,8 @@ From the C interface upwards::
     returns    the return values by name
     faults     what each return value means and what cures it: the one table
     module     the library, initialised once per process, for threads; re-initialised when nobody is in it
+    profiles   what is particular to the tokens of one vendor
+    pin        where the PIN comes from; ``refused`` which ones are not tried again
     token      which token, and logging in to it once
     sessions   its sessions: a bounded pool, one operation in each
     ladder     how often each rung of recovery may be climbed

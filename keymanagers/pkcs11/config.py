@@ -8,6 +8,7 @@ from typing import Final
 
 from keymanagers.pkcs11.cryptoki import TokenInfo
 from keymanagers.pkcs11.pin import PinSource, parse_pin_source
+from keymanagers.pkcs11.profiles import PROFILES
 from keymanagers.pkcs11.uri import SCHEME, Pkcs11Uri
 from spiffe_core.errors import InvalidConfig
 
@@ -82,6 +83,9 @@ URI with all that a single one may say. Signatures are shared out among those th
     pin_source: str = field(default="", repr=False)
     """Where the user PIN is: a file of mode 0400, as a path with a slash in it or a `file:` URI; `fd:NUMBER`; \
 `env:NAME`; `credential:NAME`, of systemd; or `|` and a program that prints it."""
+    profile: str = ""
+    """What is particular to the vendor's tokens, where that is not seen from the token itself: `softhsm2`, \
+`opencryptoki`, `tpm2-pkcs11`, `yubihsm2`, `cloudhsm`, `luna`, `nshield` or `generic`."""
     authority_group: str = ""
     """Whose keys these are: servers that share the token and this name share the keys. A server's default is its \
 trust domain."""
@@ -105,6 +109,8 @@ the library in this process."""
             raise InvalidConfig("tokens: names a token twice")
         if not _GROUP.fullmatch(self.authority_group):
             raise InvalidConfig("authority_group: must be 1 to 255 letters, digits, '.', '_' or '-'")
+        if self.profile and self.profile not in PROFILES:
+            raise InvalidConfig(f"profile: must be one of {', '.join(PROFILES)}")
         if self.max_sessions < 1:
             raise InvalidConfig("max_sessions: must be at least 1")
         if self.timeout <= timedelta():

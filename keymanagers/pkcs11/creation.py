@@ -13,11 +13,11 @@ from pkcs11 import Attribute, Mechanism, ObjectClass
 from keymanagers.base import KeyId, KeyType
 from keymanagers.pkcs11.cryptoki import MechanismCall, Template
 from keymanagers.pkcs11.faults import CryptokiError, NotRepeatable
-from keymanagers.pkcs11.objects import EC_PARAMS, StoredKey, cka_id_of, find, handles_of, label_of, read_public
+from keymanagers.pkcs11.objects import EC_PARAMS, StoredKey, find, free_id, handles_of, label_of, read_public
 from keymanagers.pkcs11.returns import REFUSED_TEMPLATE
 from keymanagers.pkcs11.sessions import Session
 from spiffe_core.bundle import PublicKey
-from spiffe_core.errors import AlreadyExists, FailedPrecondition
+from spiffe_core.errors import AlreadyExists, FailedPrecondition, Unsupported
 
 _EC: Final = MechanismCall(Mechanism.EC_KEY_PAIR_GEN)
 _RSA: Final = MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
@@ -53,17 +53,31 @@ def create(session: Session, group: str, key_id: KeyId, key_type: KeyType) -> St
 
     Raises:
         AlreadyExists: if there is an object of that id, even what is left of a key.
+        Unsupported: if the token knows no such keys, or has no name for it.
         FailedPrecondition: if the token made a key that it would give away; it is destroyed.
         TokenFault: of any kind.
     """
     label = label_of(group, key_id)
-    cka_id = cka_id_of(label)
+    profile = session.profile
+    if len(label.encode()) > profile.label_bytes:
+        raise Unsupported(
+            f'key "{key_id}" of group "{group}" cannot be named in the token, whose labels have {profile.label_bytes} '
+            "bytes at most: choose a shorter authority_group"
+        )
+    if key_type not in profile.key_types:
+        known = ", ".join(sorted(profile.key_types))
+        raise Unsupported(f'tokens of kind "{profile.name}" sign with keys of type {known} only, not {key_type}')
     session.check_sight()
-    if handles_of(session, cka_id):
+    if handles_of(session, label):
         raise AlreadyExists(f'key "{key_id}" of group "{group}" exists already in the token; it was not overwritten')
+    cka_id = free_id(session, label)
+    if cka_id is None:
+        raise Unsupported(f'key "{key_id}" of group "{group}" cannot be made: other keys have all its CKA_IDs')
     names: Mapping[Attribute, str | bytes] = {Attribute.LABEL: label, Attribute.ID: cka_id}
     try:
-        public, private = _generate(session, _mechanism(key_type), {**_public(key_type), **names}, names)
+        public, private = _generate(
+            session, _mechanism(key_type), _said({**_public(key_type), **names}, profile.public_left_out), names
+        )
         try:
             made = _check(session, cka_id, public, private)
         except (AlreadyExists, FailedPrecondition):
@@ -78,7 +92,7 @@ def create(session: Session, group: str, key_id: KeyId, key_type: KeyType) -> St
 def destroy(session: Session, group: str, key_id: KeyId) -> bool:
     """Destroy every object of the key; whether there was any."""
     session.check_sight()
-    handles = handles_of(session, cka_id_of(label_of(group, key_id)))
+    handles = handles_of(session, label_of(group, key_id))
     for handle in handles:
         session.cryptoki.destroy(session.handle, handle)
     return bool(handles)
@@ -105,24 +119,27 @@ def _generate(
     session: Session, mechanism: MechanismCall, public: Template, names: Mapping[Attribute, str | bytes]
 ) -> tuple[int, int]:
     """C_GenerateKeyPair with the strictest template that the module takes."""
-    *strict, last = _LEFT_OUT
-    for left_out in strict:
+    template = _said({**_PRIVATE, **names}, session.profile.private_left_out)
+    *strict, last = (_said(template, left_out) for left_out in _LEFT_OUT)
+    for private in strict:
         try:
-            return session.cryptoki.generate_key_pair(session.handle, mechanism, public, _template(names, left_out))
+            return session.cryptoki.generate_key_pair(session.handle, mechanism, public, private)
         except CryptokiError as exc:
             if exc.rv not in REFUSED_TEMPLATE:
                 raise
-    return session.cryptoki.generate_key_pair(session.handle, mechanism, public, _template(names, last))
+    return session.cryptoki.generate_key_pair(session.handle, mechanism, public, last)
 
 
-def _template(names: Mapping[Attribute, str | bytes], left_out: frozenset[Attribute]) -> Template:
-    return {kind: value for kind, value in {**_PRIVATE, **names}.items() if kind not in left_out}
+def _said(template: Template, left_out: frozenset[Attribute]) -> Template:
+    return {kind: value for kind, value in template.items() if kind not in left_out}
 
 
 def _check(session: Session, cka_id: bytes, public: int, private: int) -> PublicKey:
     """The public half of a new key, if the key is what was asked for and the only one of its id."""
     said = session.cryptoki.attributes(session.handle, private, tuple(_CUSTODY))
     for kind, wanted in _CUSTODY.items():
+        if said.get(kind) is None and kind in session.profile.unsaid:
+            continue
         if said.get(kind) != bytes((wanted,)):
             raise FailedPrecondition(
                 f"the token made a key whose CKA_{kind.name} is not {str(wanted).lower()}; the key was destroyed: "

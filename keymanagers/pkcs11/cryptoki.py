@@ -163,11 +163,11 @@ class Cryptoki:
         """C_Finalize: every session, login and handle is gone."""
         self._call("C_Finalize", None)
 
-    def description(self) -> str:
-        """Name and version of the library."""
+    def manufacturer(self) -> str:
+        """C_GetInfo: who made the library."""
         info = structs.LibraryInfo()
         self._call("C_GetInfo", ctypes.byref(info))
-        return f"{_text(info.manufacturer)} {_text(info.description)} {info.version[0]}.{info.version[1]}"
+        return _text(info.manufacturer)
 
     def slots(self) -> list[int]:
         """The slots that hold a token."""

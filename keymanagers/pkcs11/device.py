@@ -26,12 +26,14 @@ T = TypeVar("T")
 log: Final = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenStatus:
     """How a token is doing."""
 
     token: str
     serial: str
+    profile: str
+    """Name of what is known of such tokens (``keymanagers.pkcs11.profiles``)."""
     sessions: int
     """Open now, beside the one that keeps the login."""
     bound: int
@@ -102,7 +104,15 @@ class Device:
         if hanging and not trouble:
             trouble = f'token "{self.name}": {hanging} operations do not return'
         serial = self._token.info.serial if self._token.info else ""
-        return TokenStatus(self.name, serial, self._sessions.open, self._sessions.bound, hanging, trouble)
+        return TokenStatus(
+            token=self.name,
+            serial=serial,
+            profile=self._token.profile.name,
+            sessions=self._sessions.open,
+            bound=self._sessions.bound,
+            hanging=hanging,
+            trouble=trouble,
+        )
 
     def run(self, operation: str, work: Callable[[Session], T], *, fresh: bool = False) -> T:
         """Do ``work`` in a session of its own; ``fresh`` asks for one that is used for nothing before or after.

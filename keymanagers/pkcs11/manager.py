@@ -18,6 +18,7 @@ from keymanagers.pkcs11.keys import TokenSigner, remote_key
 from keymanagers.pkcs11.ladder import LOGIN_PAUSE
 from keymanagers.pkcs11.module import Module
 from keymanagers.pkcs11.objects import StoredKey, private_handles, stored_keys
+from keymanagers.pkcs11.profiles import PROFILES
 from keymanagers.pkcs11.readback import read_back
 from keymanagers.pkcs11.sessions import Session
 from keymanagers.pkcs11.token import Token
@@ -148,6 +149,7 @@ class Pkcs11KeyManager:
             choice.selector,
             choice.pin,
             timeout=self._timeout,
+            profile=PROFILES.get(config.profile),
             login_pause=min(LOGIN_PAUSE, interval),
             monotonic=monotonic,
         )

@@ -1,8 +1,8 @@
 """Our keys as objects in a token: how they are named, found and read.
 
 A key is a pair of token objects with one label, ``<group>/<key id>``, and one CKA_ID, which is derived from the
-label.  The label says whose key it is; the CKA_ID is what is searched for.  Both halves are needed, since the
-private one says nothing of an EC key's point.
+label.  The label says whose key it is; the CKA_ID is what is searched for, as long as the token's profile says.  Both
+halves are needed, since the private one says nothing of an EC key's point.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from pkcs11 import Attribute, ObjectClass
 
 from keymanagers.base import KeyId, KeyType
 from keymanagers.pkcs11.faults import KeyAbsent, KeyChanged
+from keymanagers.pkcs11.profiles import Profile
 from keymanagers.pkcs11.sessions import Session
 from spiffe_core.bundle import PublicKey
 
@@ -25,6 +26,10 @@ EC_PARAMS: Final = {
 """DER of the curves' object identifiers (RFC 5480 §2.1.1.1)."""
 _CURVES: Final = {EC_PARAMS[kind]: kind.curve for kind in EC_PARAMS}
 _OCTET_STRING: Final = 0x04
+_LONG: Final = 8
+"""Bytes from which on two ids are never the same by chance."""
+_SHORT_IDS: Final = 16
+"""How many short ids a label may have."""
 
 log: Final = structlog.get_logger()
 
@@ -43,17 +48,37 @@ def label_of(group: str, key_id: KeyId) -> str:
     return f"{group}/{key_id}"
 
 
-def cka_id_of(label: str) -> bytes:
-    """The CKA_ID of a key's objects: 20 bytes, as long as those that other tools derive from public keys."""
-    return sha256(label.encode()).digest()[:20]
+def cka_ids_of(label: str, profile: Profile) -> tuple[bytes, ...]:
+    """What the CKA_ID of a key's objects may be, the first that no other key has in the token.
+
+    One is enough where an id is as long as others are; a short one may be taken.
+    """
+    size = profile.id_bytes
+    if size >= _LONG:
+        return (sha256(label.encode()).digest()[:size],)
+    digests = (sha256(f"{number}/{label}".encode()).digest()[:size] for number in range(_SHORT_IDS))
+    return tuple(one for one in digests if one not in {bytes(size), b"\xff" * size})
 
 
-def handles_of(session: Session, cka_id: bytes) -> list[int]:
+def handles_of(session: Session, label: str) -> list[int]:
     """Every object of a key: its halves, or what is left of them."""
+    long = session.profile.id_bytes >= _LONG
     return [
-        *find(session, ObjectClass.PRIVATE_KEY, cka_id),
-        *find(session, ObjectClass.PUBLIC_KEY, cka_id),
+        handle
+        for cka_id in cka_ids_of(label, session.profile)
+        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+        for handle in find(session, kind, cka_id)
+        if long or _label_of(session, handle) == label
     ]
+
+
+def free_id(session: Session, label: str) -> bytes | None:
+    """A CKA_ID for a new key of a label that is not in the token; None if other keys have them all."""
+    ids = cka_ids_of(label, session.profile)
+    if len(ids) == 1:
+        return ids[0]
+    kinds = (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+    return next((one for one in ids if not any(find(session, kind, one) for kind in kinds)), None)
 
 
 def find(session: Session, kind: ObjectClass, cka_id: bytes) -> list[int]:
@@ -68,14 +93,14 @@ def stored_keys(session: Session, group: str) -> list[StoredKey]:
     other can make: nobody can tell which of them is meant.
     """
     session.check_sight()
-    publics: dict[str, list[PublicKey | None]] = {}
-    for label, handle in _labelled(session, ObjectClass.PUBLIC_KEY, group):
-        publics.setdefault(label, []).append(read_public(session, handle))
+    publics: dict[tuple[str, bytes], list[PublicKey | None]] = {}
+    for names, handle in _labelled(session, ObjectClass.PUBLIC_KEY, group):
+        publics.setdefault(names, []).append(read_public(session, handle))
     found = []
-    for label in sorted({label for label, _ in _labelled(session, ObjectClass.PRIVATE_KEY, group)}):
-        halves = publics.get(label, [])
+    for label, cka_id in sorted({names for names, _ in _labelled(session, ObjectClass.PRIVATE_KEY, group)}):
+        halves = publics.get((label, cka_id), [])
         if len(halves) == 1 and halves[0] is not None:
-            found.append(StoredKey(KeyId(label.partition("/")[2]), cka_id_of(label), halves[0]))
+            found.append(StoredKey(KeyId(label.partition("/")[2]), cka_id, halves[0]))
         else:
             log.warning("Key of the token left out", label=label, public_halves=len(halves))
     session.check_sight()  # else one that was logged out meanwhile would seem to have lost keys
@@ -146,12 +171,17 @@ def rsa_public_key(modulus: bytes, exponent: bytes) -> rsa.RSAPublicKey | None:
         return None
 
 
-def _labelled(session: Session, kind: ObjectClass, group: str) -> list[tuple[str, int]]:
-    """Label and handle of the objects of a class that are the group's, and are named as we name them."""
+def _labelled(session: Session, kind: ObjectClass, group: str) -> list[tuple[tuple[str, bytes], int]]:
+    """Label, CKA_ID and handle of the objects of a class that are the group's, and are named as we name them."""
     found = []
     for handle in session.cryptoki.find(session.handle, {Attribute.CLASS: kind, Attribute.TOKEN: True}):
         names = session.cryptoki.attributes(session.handle, handle, (Attribute.LABEL, Attribute.ID))
-        label = names.get(Attribute.LABEL, b"").decode(errors="replace")
-        if label.startswith(f"{group}/") and names.get(Attribute.ID) == cka_id_of(label):
-            found.append((label, handle))
+        label, cka_id = names.get(Attribute.LABEL, b"").decode(errors="replace"), names.get(Attribute.ID, b"")
+        if label.startswith(f"{group}/") and cka_id in cka_ids_of(label, session.profile):
+            found.append(((label, cka_id), handle))
     return found
+
+
+def _label_of(session: Session, handle: int) -> str:
+    names = session.cryptoki.attributes(session.handle, handle, (Attribute.LABEL,))
+    return names.get(Attribute.LABEL, b"").decode(errors="replace")

@@ -17,6 +17,7 @@ import structlog
 from keymanagers.pkcs11.cryptoki import Cryptoki, TokenInfo
 from keymanagers.pkcs11.faults import BUSY, CryptokiError, TokenFault
 from keymanagers.pkcs11.module import Module
+from keymanagers.pkcs11.profiles import Profile
 from keymanagers.pkcs11.returns import Rv
 from keymanagers.pkcs11.token import Token
 from spiffe_core.errors import KeyManagerUnavailable
@@ -36,12 +37,15 @@ class NoSession(KeyManagerUnavailable):
 class Session:
     """One open session, and the key handles that were found, and proven, in it."""
 
-    __slots__ = ("_needs_login", "cryptoki", "generation", "handle", "keys", "signer")
+    __slots__ = ("_needs_login", "cryptoki", "generation", "handle", "keys", "profile", "signer")
 
-    def __init__(self, cryptoki: Cryptoki, handle: int, generation: int, *, needs_login: bool) -> None:
+    def __init__(
+        self, cryptoki: Cryptoki, handle: int, generation: int, *, profile: Profile, needs_login: bool
+    ) -> None:
         self.cryptoki = cryptoki
         self.handle = handle
         self.generation = generation
+        self.profile = profile
         self.signer = cryptoki.signer(handle)
         self.keys: dict[bytes, int] = {}
         """Handle of a private key by its CKA_ID."""
@@ -192,10 +196,16 @@ class SessionPool:
         with self._lock:
             self.open += 1
             if not self._top and self._token.info is not None:
-                self._top = self.bound = session_bound(self._most, self._token.info)
+                self._top = self.bound = session_bound(self._most, self._token.info, self._token.profile)
                 for _ in range(self._top - 1):
                     self._permits.put(None)
-        return Session(self._module.cryptoki, handle, self._module.generation, needs_login=self._token.needs_login)
+        return Session(
+            self._module.cryptoki,
+            handle,
+            self._module.generation,
+            profile=self._token.profile,
+            needs_login=self._token.needs_login,
+        )
 
     def _drop(self, session: Session) -> None:
         with self._lock:
@@ -208,7 +218,9 @@ class SessionPool:
                 self._drop(self._idle.pop())
 
 
-def session_bound(configured: int, info: TokenInfo) -> int:
+def session_bound(configured: int, info: TokenInfo, profile: Profile) -> int:
     """How many operations a token can do at once: one session less than it allows, since the anchor takes one."""
-    limits = [limit - 1 for limit in (info.max_sessions, info.max_rw_sessions) if limit is not None]
-    return max(1, min([configured, *limits]))
+    told = [limit for limit in (info.max_sessions, info.max_rw_sessions) if limit is not None]
+    if not told and profile.most_sessions is not None:
+        told = [profile.most_sessions]
+    return max(1, min([configured, *(limit - 1 for limit in told)]))

@@ -26,6 +26,7 @@ from keymanagers.pkcs11.faults import CryptokiError, NotRepeatable, TokenAbsent
 from keymanagers.pkcs11.ladder import LOGIN_PAUSE, Pause
 from keymanagers.pkcs11.module import Module
 from keymanagers.pkcs11.pin import PinSource
+from keymanagers.pkcs11.profiles import GENERIC, Profile, profile_of
 from keymanagers.pkcs11.refused import remember_refused, was_refused
 from keymanagers.pkcs11.returns import REFUSED_PIN, Rv
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable
@@ -43,10 +44,13 @@ class Token:
         pin: PinSource | None,
         *,
         timeout: float,
+        profile: Profile | None = None,
         login_pause: float = LOGIN_PAUSE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = selector.name
+        self.profile = profile or GENERIC
+        """What is particular to it; known when it has been chosen, unless it is configured."""
         self.logins = 0
         """Grows whenever the login is made anew."""
         self.info: TokenInfo | None = None
@@ -54,6 +58,7 @@ class Token:
         self._module = module
         self._selector = selector
         self._pin = pin
+        self._detects = profile is None
         self._timeout = timeout
         self._lock = threading.Lock()
         self._generation = -1
@@ -142,6 +147,9 @@ class Token:
             self._slot, self.info = choose(self._module, self._selector)
             self._selector = replace(self._selector, serial=self.info.serial)
             self._generation = self._module.generation
+            if self._detects:
+                self.profile = profile_of(self._module.cryptoki.manufacturer(), self.info)
+                self._detects = False
             try:
                 anchor = self._module.cryptoki.open_session(self._slot)
             except CryptokiError as exc:

@@ -16,7 +16,8 @@ from pkcs11 import Attribute, ObjectClass
 from keymanagers.base import Key, KeyId, KeyType, fingerprint
 from keymanagers.pkcs11.config import Pkcs11Config
 from keymanagers.pkcs11.manager import Pkcs11KeyManager
-from keymanagers.pkcs11.objects import EC_PARAMS, cka_id_of, label_of
+from keymanagers.pkcs11.objects import EC_PARAMS, cka_ids_of, label_of
+from keymanagers.pkcs11.profiles import GENERIC
 from keymanagers.pkcs11.returns import Rv
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable
 from spiffe_core.runtime.block import Block
@@ -97,7 +98,7 @@ def copy_key(tokens: list[SoftHsmToken], tmp_path: Path, key_id: KeyId = A, *, s
             names = {
                 Attribute.KEY_TYPE: pkcs11.KeyType.EC,
                 Attribute.LABEL: label,
-                Attribute.ID: cka_id_of(label),
+                Attribute.ID: cka_ids_of(label, GENERIC)[0],
                 Attribute.TOKEN: True,
                 Attribute.EC_PARAMS: EC_PARAMS[KeyType.EC_P256],
             }
