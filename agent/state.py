@@ -23,13 +23,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from keymanagers.base import KeyId
 from spiffe_core.errors import InvalidConfig, Unavailable
-from spiffe_core.runtime.files import write_private
+from spiffe_core.runtime.files import remove_unfinished, write_private
 from spiffe_core.runtime.gotext import os_error
 from spiffe_core.x509svid import Chain
 
 NAME: Final = "agent-data.json"
-MAX_BYTES: Final = 4 * 1024 * 1024
-"""Longest file that is read."""
+MAX_BYTES: Final = 128 * 1024 * 1024
+"""Longest file that is read: what is longer than any bundle that a server can send."""
 _NEVER: Final = "0001-01-01T00:00:00Z"
 """Go's zero time."""
 
@@ -69,6 +69,7 @@ class StateFile:
             InvalidConfig: if it is no file of an agent's.
         """
         self._path = data_dir / NAME
+        remove_unfinished(self._path)
         self._state = _read(self._path)
 
     @property

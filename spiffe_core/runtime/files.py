@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +57,13 @@ def _written(path: Path, content: bytes, mode: int) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what ``write_private`` has left beside ``path`` where its process was killed."""
+    for left in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}"):
+        with suppress(OSError):
+            left.unlink()
 
 
 @contextmanager
