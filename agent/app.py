@@ -2,14 +2,17 @@
 
 First an identity, then a first look at what the server has for it, then the sockets: a workload that finds the
 socket is not told that it has no identity while the agent has not asked yet.  The agent ends when it is told to,
-or when it has lost its identity for good.
+or when it has lost its identity for good.  A data folder has one agent.
 """
 
 import asyncio
+import fcntl
 import os
 import signal
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -17,7 +20,7 @@ import uvloop
 
 from agent.config import AgentConfig
 from agent.parts import Parts, Working
-from spiffe_core.errors import InvalidConfig, SpiffeError
+from spiffe_core.errors import InvalidConfig, SpiffeError, Unavailable
 from spiffe_core.runtime import log as logging
 from spiffe_core.runtime.gotext import os_error
 from spiffe_core.runtime.health import CHECK_EVERY, HealthListener
@@ -45,7 +48,8 @@ def run(config: AgentConfig) -> int:
             log.warning("Configuration needs attention", detail=warning)
         log.info("Starting agent", data_dir=str(config.data_dir), version=version("steeple"))
         _make_data_dir(config)
-        uvloop.run(_main(config, level))
+        with _alone_in(config.data_dir):
+            uvloop.run(_main(config, level))
     except (SpiffeError, OSError) as exc:
         log.error("Agent crashed", error=str(exc))  # noqa: TRY400  the text says what is wrong and what to do
         return os.EX_CONFIG if isinstance(exc, InvalidConfig) else 1
@@ -127,3 +131,24 @@ def _make_data_dir(config: AgentConfig) -> None:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise InvalidConfig(f"agent.data_dir: {os_error('mkdir', config.data_dir, exc)}") from exc
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep every other agent out of the folder inside the block.
+
+    Two agents with one identity renew it in turn, until the server takes the one for an impostor of the other.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(
+                f"agent.data_dir: another agent runs in {str(folder)!r}: stop it, or give this one a folder of its own"
+            ) from None
+        except OSError as exc:  # a file system that knows no locks
+            log.warning("Data folder cannot be locked", data_dir=str(folder), error=exc.strerror)
+        yield
+    finally:
+        os.close(descriptor)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import count
@@ -42,6 +43,18 @@ def leaf_of(answer) -> x509.Certificate:
 
 def serial_at(world, agent) -> str:
     return next(one.x509svid_serial_number for one in world.agents() if one.id.path in agent.id)
+
+
+def test_a_second_agent_in_the_folder_of_one_that_runs_does_not_start(world, agent):
+    world.entry(agent, "/web")
+    agent.start(agent.join_token)
+    command = [*agent.program, "run", "-config", str(agent.config_file)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert f"agent.data_dir: another agent runs in {str(agent.data_dir)!r}: stop it" in second.stdout
+    assert agent.fetch_x509().svids
+    agent.end(signal.SIGKILL)
+    agent.start()
 
 
 def test_a_workload_gets_what_is_registered_for_it_and_it_verifies(world, agent):
