@@ -117,6 +117,21 @@ class SharedKeyManager(Protocol):
         """Servers that share the database and this name sign with the same keys."""
 
 
+@runtime_checkable
+class WatchedKeyManager(Protocol):
+    """A key manager that knows when a device of its is in trouble, and can look whether that is over."""
+
+    def troubles(self) -> Sequence[str]:
+        """What is known to be wrong, a text for each device, which it names; asks no device."""
+
+    def check(self) -> None:
+        """Look again at devices in trouble; does nothing while there is none.
+
+        Raises:
+            KeyManagerUnavailable: if no device works, saying what is wrong.
+        """
+
+
 def check_key_id(key_id: str) -> KeyId:
     """The same text as a key id.
 

@@ -191,6 +191,9 @@ class ServerBlock:
     """Ours: the most threads that wait for the key manager's device in one worker."""
     lane_deadline: timedelta = timedelta(seconds=10)
     """Ours: how long one call to the key manager's device may take."""
+    verify_signatures: bool = True
+    """Ours: check each signature of the key manager with the public key before it leaves, which keeps back those of a \
+faulty device or of another key. It costs about 70 microseconds a signature."""
     max_connections: int = 10_000
     """Ours: the most connections that one worker holds; further ones are closed at once."""
     bundle_path: Path | None = None

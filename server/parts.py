@@ -10,6 +10,7 @@ import structlog
 
 from hsm_ca.lease import LeaseKeeper
 from hsm_ca.manager import AuthorityManager
+from keymanagers.base import WatchedKeyManager
 from server.authority_group import authority_group
 from server.config import ServerConfig
 from server.endpoints import Endpoints
@@ -60,6 +61,7 @@ class Parts:
             lease=self._lease,
             bundles=self.trust,
             upstream=resources.upstream,
+            verify_signatures=config.verify_signatures,
         )
         self.metrics = resources.metrics
         signer = Signer(authorities=self.authorities, lanes=self._signing, policy=policy, clock=self.clock)
@@ -197,4 +199,7 @@ class Parts:
     async def _check_key_manager(self) -> None:
         health = self._signing.health()
         if health.open:
-            raise KeyManagerUnavailable(f"{health.lost} calls to the key manager hang")
+            troubles = self._resources.keys.troubles() if isinstance(self._resources.keys, WatchedKeyManager) else ()
+            raise KeyManagerUnavailable("; ".join((f"{health.lost} calls to the key manager hang", *troubles)))
+        if isinstance(self._resources.keys, WatchedKeyManager):
+            await self._signing.run(self._resources.keys.check)

@@ -116,6 +116,10 @@ class Pkcs11KeyManager:
         """How each token is doing, as far as is known without asking it."""
         return self._tokens.status()
 
+    def troubles(self) -> Sequence[str]:
+        """What is known to be wrong with a token, a text for each."""
+        return [one.trouble for one in self._tokens.status() if one.trouble]
+
     def lacking(self) -> Mapping[str, frozenset[KeyId]]:
         """By token, the keys that others hold and it did not when it was last looked at: not copied yet."""
         return self._tokens.lacking()
