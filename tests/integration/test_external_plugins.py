@@ -3,9 +3,7 @@
 import os
 import re
 import signal
-import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -18,28 +16,10 @@ from tests.support.plugins import children_of, declared, keymanager_program
 from tests.support.server_processes import is_alive, server_process, wait_until
 from tests.support.world import DISK_KEYS, a_world, patiently
 
-pytest_plugins = ["tests.support.key_fixtures"]
+pytest_plugins = ["tests.support.key_fixtures", "tests.support.words_plugin"]
 pytestmark = [pytest.mark.go, program("go")]
 
-SOURCE: Final = Path(__file__).parents[1] / "go" / "plugin"
 TD: Final = TrustDomain("example.org")
-
-
-@pytest.fixture(scope="session")
-def words(tmp_path_factory):
-    """What declares the program in ``tests/go/plugin`` as a plugin."""
-    built = tmp_path_factory.mktemp("go") / "words"
-    subprocess.run(["go", "build", "-o", str(built), "."], cwd=SOURCE, check=True)
-    args = {
-        "KeyManager": "keymanager",
-        "UpstreamAuthority": "upstreamauthority",
-        "WorkloadAttestor": "workloadattestor",
-    }
-
-    def declare(kind, data="", *, arg="", file=None):
-        return declared(built, kind, "words", data, args=(arg or args[kind],), file=file)
-
-    return declare
 
 
 def verified(answer):

@@ -10,7 +10,7 @@ from keymanagers.pkcs11.manager import Pkcs11KeyManager
 from scripts import plugin_file
 from spiffe_core.bundle import split_certificates
 from tests.support.plugins import checksum
-from tests.support.server_processes import STEEPLE_SERVER, wait_until
+from tests.support.server_processes import STEEPLE_SERVER, server_process, wait_until
 from tests.support.spire import spire_program
 from tests.support.world import a_world, patiently
 
@@ -113,3 +113,17 @@ def test_a_spire_agent_keeps_its_key_in_a_token(plugin_program, softhsm_token, s
         agent.start()
         assert patiently(agent.fetch_x509).svids[0].spiffe_id == "spiffe://example.org/web"
         assert keys_in(softhsm_token, "spire-agent-1") == made
+
+
+def test_spires_validate_is_told_what_is_wrong_with_the_plugins_data(plugin_program, softhsm_token):
+    keys = declaration(plugin_program, softhsm_token, "spire-server-1")
+    for text, code, said in (
+        (keys, 0, "SPIRE server configuration file is valid."),
+        (keys.replace("authority_group", "verify_signatures = true #"), 1, "authority_group must be configured"),
+        (keys.replace("token =", "tokn ="), 1, "tokn: unknown configuration detected"),
+    ):
+        with server_process(key_manager=text, program=(spire_program("spire-server"),)) as server:
+            command = [spire_program("spire-server"), "validate", "-config", str(server.folder / "server.conf")]
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        assert said in ran.stdout + ran.stderr
