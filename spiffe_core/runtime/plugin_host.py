@@ -206,8 +206,13 @@ class ExternalPlugin:
                 self._bind(process, text)
                 if again:
                     self.check(process)
+            except SpiffeError:
+                raise
             except grpc.RpcError as exc:
                 raise Unavailable(f"failed to launch plugin: {self.error(exc)}") from exc
+            except Exception as exc:
+                # No memory, no process, no room for a socket's path: this thread must not end without a word.
+                raise Unavailable(f"failed to launch plugin: {type(exc).__name__}: {exc}") from exc
             undo.pop_all()
         self._configured = text
         return process

@@ -185,6 +185,20 @@ def test_an_agent_keeps_its_key_in_a_plugin(softhsm_token, tmp_path):
         assert verified(patiently(agent.fetch_x509)) == {"spiffe://example.org/web"}
 
 
+@pytest.mark.softhsm
+def test_a_server_keeps_its_keys_in_a_token_by_way_of_our_own_plugin(softhsm_token, tmp_path):
+    keys = declared(keymanager_program(tmp_path), "KeyManager", "pkcs11", softhsm_token.plugin_data("server-1"))
+    with a_world(key_manager=keys, token=softhsm_token) as world:
+        before = roots(world)
+        [plugin] = children_of(world.server.process.pid)
+        os.kill(plugin, signal.SIGKILL)
+        wait_until(lambda: minted(world))
+        world.server.end()
+        world.server.start()
+        assert minted(world)
+        assert roots(world) == before
+
+
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [

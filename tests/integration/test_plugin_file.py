@@ -182,6 +182,11 @@ def test_everything_that_runs_comes_from_the_one_file(plugin_program, softhsm_to
     }
 
 
+def test_a_plugin_that_the_system_cannot_start_is_refused_and_not_waited_for(plugin_program):
+    with pytest.raises(Unavailable, match="failed to launch plugin: ValueError: embedded null byte"):
+        start_key_manager(plugin_of(plugin_program, args=("a\0b",)))
+
+
 def test_a_file_in_which_one_bit_was_changed_is_not_run(plugin_program, softhsm_token, tmp_path):
     content = bytearray(plugin_program.read_bytes())
     content[len(content) // 2] ^= 1
