@@ -149,7 +149,7 @@ class AgentSvid:
             return
         if error.reason is DenialReason.AGENT_BANNED:
             log.warning("Agent is banned: removing SVID and shutting down", error=str(error))
-            self._forget()
+            await self._forget()
             raise IdentityLost(f"the server has banned this agent: {error}") from error
         if error.reason not in _ATTEST_AGAIN:
             return
@@ -166,7 +166,7 @@ class AgentSvid:
             log.error(  # noqa: TRY400  the text says what is wrong
                 "Agent failed re-attestation; removing SVID and shutting down", error=str(exc)
             )
-            self._forget()
+            await self._forget()
             raise IdentityLost(f"{error}; {exc}") from exc
 
     @property
@@ -180,7 +180,7 @@ class AgentSvid:
         log.debug("Rotating agent SVID")
         key, csr = await self._keys.make(self._clock.now())
         chain = await self._client.renew(csr)
-        self._state.change(svid=chain, reattestable=False)
+        await self._state.change(svid=chain, reattestable=False)
         await self._put_to_use(Credentials(chain, key, reattestable=False))
         log.info("Successfully rotated agent SVID", spiffe_id=str(id_of(chain[0])))
 
@@ -203,8 +203,8 @@ class AgentSvid:
         self._rotate_at = self._rotation.x509_at(leaf.not_valid_before_utc, leaf.not_valid_after_utc)
         self._tainted = False
 
-    def _forget(self) -> None:
+    async def _forget(self) -> None:
         try:
-            self._state.change(svid=(), reattestable=False)
+            await self._state.change(svid=(), reattestable=False)
         except Unavailable as exc:
             log.error("Failed to remove SVID", error=str(exc))  # noqa: TRY400

@@ -57,7 +57,7 @@ class NodeAttestation:
         key, csr = await self._keys.make(self._clock.now())
         async with self._contact.server(trusted) as server:
             admission = await server.attest(self._attestor, csr)
-            self._state.change(svid=admission.chain, reattestable=admission.reattestable)
+            await self._state.change(svid=admission.chain, reattestable=admission.reattestable)
             log.info(
                 "Node attestation was successful",
                 spiffe_id=str(id_of(admission.chain[0])),

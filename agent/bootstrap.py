@@ -82,14 +82,14 @@ class Bootstrap:
             except SpiffeError as exc:
                 failures += 1
                 if isinstance(exc, UntrustedServer):
-                    self._mistrust()
+                    await self._mistrust()
                 pause = _BACKOFF.pause(failures)
                 if self._clock.monotonic() - began + pause > patience.total_seconds():
                     raise
                 log.warning("Failed to retrieve attestation result", error=str(exc), retry_interval=f"{pause:.3f}s")
                 await self._clock.sleep(pause)
             else:
-                self._state.change(
+                await self._state.change(
                     bundle=tuple(one.der for one in bundle.x509_authorities),
                     bootstrap_use=BootstrapUse.REBOOTSTRAP,
                     bootstrap_started_at=None,
@@ -99,21 +99,21 @@ class Bootstrap:
                 await self._keys.keep_only(credentials.key)
                 return credentials, bundle
 
-    def note_trust(self) -> None:
+    async def note_trust(self) -> None:
         """The server and the bundle agree."""
         if self._state.state.bootstrap_started_at is not None:
-            self._state.change(bootstrap_started_at=None, connection_attempts=0)
+            await self._state.change(bootstrap_started_at=None, connection_attempts=0)
 
-    def note_mistrust(self) -> None:
+    async def note_mistrust(self) -> None:
         """The bundle does not vouch for the server any more.
 
         Raises:
             RebootstrapNeeded: if the agent is to begin anew now.
         """
-        if self._still_patient():
+        if await self._still_patient():
             return
         log.warning("Trust Bundle and Server don't agree, rebootstrapping")
-        self._state.change(
+        await self._state.change(
             svid=(),
             reattestable=False,
             bundle=(),
@@ -151,7 +151,7 @@ class Bootstrap:
         started = state.bootstrap_started_at or self._clock.now()
         use = state.bootstrap_use or BootstrapUse.BOOTSTRAP
         attempts = state.connection_attempts + 1
-        self._state.change(bootstrap_use=use, bootstrap_started_at=started, connection_attempts=attempts)
+        await self._state.change(bootstrap_use=use, bootstrap_started_at=started, connection_attempts=attempts)
         again = use is BootstrapUse.REBOOTSTRAP
         log.info("Server reattestation attempted" if again else "Server attestation attempted", attempt=attempts)
         return await self._source.bundle(
@@ -184,19 +184,19 @@ class Bootstrap:
             return None
         return Credentials(state.svid, key, state.reattestable)
 
-    def _mistrust(self) -> None:
+    async def _mistrust(self) -> None:
         """An attempt to attest met a server that the bundle does not vouch for."""
         if self._state.state.bootstrap_use is not BootstrapUse.REBOOTSTRAP:
             log.info("Trust Bundle and Server don't agree, bootstrapping again")
-        elif self.mode is not RebootstrapMode.NEVER and not self._still_patient():
+        elif self.mode is not RebootstrapMode.NEVER and not await self._still_patient():
             log.warning("Trust Bundle and Server don't agree, rebootstrapping")
-            self._state.change(bundle=())
+            await self._state.change(bundle=())
 
-    def _still_patient(self) -> bool:
+    async def _still_patient(self) -> bool:
         started = self._state.state.bootstrap_started_at
         if started is None:
             started = self._clock.now()
-            self._state.change(bootstrap_started_at=started)
+            await self._state.change(bootstrap_started_at=started)
         left = self._config.rebootstrap_delay - (self._clock.now() - started)
         if left <= timedelta():
             return False

@@ -46,7 +46,7 @@ class OwnKeys:
         key, self._unused = self._unused, None
         if key is None:
             key_id = KeyId(f"agent-svid-{now:%Y%m%dT%H%M%S}-{uuid4().hex[:12]}")
-            self._state.change(key_ids=(*self._state.state.key_ids, key_id))
+            await self._state.change(key_ids=(*self._state.state.key_ids, key_id))
             key = await self._lanes.run(lambda: self._keys.generate(key_id, KEY_TYPE))
         csr = await self._lanes.run(lambda: make_csr(key.private))
         self._unused = key
@@ -75,12 +75,12 @@ class OwnKeys:
             except SpiffeError as exc:
                 log.warning("Could not destroy a former key of the agent", key_id=key_id, error=str(exc))
                 continue
-            self._state.change(key_ids=tuple(one for one in self._state.state.key_ids if one != key_id))
+            await self._state.change(key_ids=tuple(one for one in self._state.state.key_ids if one != key_id))
 
     async def adopt(self, key: Key) -> None:
         """Let the state name a key that another agent's program has made for the SVID that it left."""
         if key.id not in self._state.state.key_ids:
-            self._state.change(key_ids=(*self._state.state.key_ids, key.id))
+            await self._state.change(key_ids=(*self._state.state.key_ids, key.id))
 
 
 def identity_of(chain: Chain, key: Key) -> TlsIdentity | HardwareIdentity:

@@ -5,10 +5,12 @@ bundle has X.509 authorities only, and the key of the SVID is not named: it is f
 member is ours, ``key_ids``: the keys that this agent has made and not destroyed yet.  An id is written there
 *before* its key is made, so that no key is ever forgotten in a token; SPIRE's agent passes over it.
 
-The file is replaced in one step at each change.  A file that cannot be read is an error and stays as it is: an
-agent that began anew instead would spend a join token, or lose the one identity that it has.
+The file is replaced in one step at each change, in a thread: workloads do not wait for a slow disk.  A file that
+cannot be read is an error and stays as it is: an agent that began anew instead would spend a join token, or lose the
+one identity that it has.
 """
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping, Sequence
@@ -69,6 +71,7 @@ class StateFile:
             InvalidConfig: if it is no file of an agent's.
         """
         self._path = data_dir / NAME
+        self._changing = asyncio.Lock()
         remove_unfinished(self._path)
         self._state = _read(self._path)
 
@@ -77,20 +80,24 @@ class StateFile:
         """What the file says."""
         return self._state
 
-    def change(self, **changes: Any) -> None:  # noqa: ANN401  fields of AgentState
-        """Replace the fields of these names, on disk first.
+    async def change(self, **changes: Any) -> None:  # noqa: ANN401  fields of AgentState
+        """Replace the fields of these names, on disk first.  Whoever gives up waiting does not undo it.
 
         Raises:
             Unavailable: if the file cannot be written; everything is then as it was.
         """
-        state = replace(self._state, **changes)
-        if state == self._state and self._path.exists():
-            return
-        try:
-            write_private(self._path, _render(state))
-        except OSError as exc:
-            raise Unavailable(f"cannot store the agent's state: {os_error('open', self._path, exc)}") from exc
-        self._state = state
+        await asyncio.shield(self._change(changes))
+
+    async def _change(self, changes: Mapping[str, Any]) -> None:
+        async with self._changing:
+            state = replace(self._state, **changes)
+            if state == self._state and self._path.exists():
+                return
+            try:
+                await asyncio.to_thread(lambda: write_private(self._path, _render(state)))
+            except OSError as exc:
+                raise Unavailable(f"cannot store the agent's state: {os_error('open', self._path, exc)}") from exc
+            self._state = state
 
 
 def _read(path: Path) -> AgentState:

@@ -99,7 +99,7 @@ class Synchroniser:
             if self._bootstrap.mode is RebootstrapMode.NEVER:
                 log.info("Synchronize failed, non-recoverable error", error=str(exc))
                 raise UntrustedServer(f"failed to sync with SPIRE Server: {exc}") from exc
-            self._bootstrap.note_mistrust()
+            await self._bootstrap.note_mistrust()
         except SpiffeError as exc:
             self._failures += 1
             self._metrics.count("sync", "Attempts to follow the server", status="failed")
@@ -110,7 +110,7 @@ class Synchroniser:
             if self._failures:
                 self._failures = 0
                 self._cache.retry_refused()
-            self._bootstrap.note_trust()
+            await self._bootstrap.note_trust()
 
     async def sync(self) -> None:
         """Ask the server for everything that is new.
@@ -126,7 +126,7 @@ class Synchroniser:
         foreign = {domain for entry in entries.values() for domain in entry.federates_with} - {own.trust_domain}
         federated = await self._client.federated_bundles(sorted(foreign))
         self._entries = entries
-        self._store(own)
+        await self._store(own)
         former = self._cache.own
         self._cache.update(changed=changes.changed.values(), removed=changes.removed, own=own, federated=federated)
         self._distrust(former, own)
@@ -156,9 +156,9 @@ class Synchroniser:
         except SpiffeError as exc:
             log.warning("Failed to post agent status", error=str(exc))
 
-    def _store(self, own: Bundle) -> None:
+    async def _store(self, own: Bundle) -> None:
         try:
-            self._state.change(bundle=tuple(one.der for one in own.x509_authorities))
+            await self._state.change(bundle=tuple(one.der for one in own.x509_authorities))
         except Unavailable as exc:
             log.error("Could not store bundle", error=str(exc))  # noqa: TRY400  it counts in memory all the same
 

@@ -247,7 +247,7 @@ async def test_a_bundle_that_does_not_vouch_for_the_server_wastes_no_token(serve
 async def test_an_svid_without_a_bundle_is_kept_and_the_bundle_fetched(served, tmp_path):
     async with agent_core(served, tmp_path, await settings(served, "")) as core:
         svid = core.state.state.svid
-        core.state.change(bundle=())
+        await core.state.change(bundle=())
     async with agent_core(served, tmp_path) as again:
         assert again.state.state.svid == svid
         assert again.state.state.bundle

@@ -48,7 +48,7 @@ async def make_reattestable(core) -> None:
     """Let agent and server think that this agent may attest again; a join token of its name lets it, once."""
     svid = core.working.svid
     svid._credentials = replace(svid.credentials, reattestable=True)
-    core.state.change(reattestable=True)
+    await core.state.change(reattestable=True)
     known = core.served.datastore.agents.get(core.id)
     core.served.datastore.agents.create_or_replace(replace(known, can_reattest=True))
     await core.served.refresh()
@@ -113,7 +113,7 @@ async def test_a_key_that_was_made_for_nothing_is_destroyed_at_the_next_start(co
 
 
 async def test_a_key_id_that_came_to_nothing_is_forgotten(core, served, tmp_path):
-    core.state.change(key_ids=(*core.state.state.key_ids, KeyId("never-made")))
+    await core.state.change(key_ids=(*core.state.state.key_ids, KeyId("never-made")))
     async with agent_core(served, tmp_path) as again:
         assert KeyId("never-made") not in again.state.state.key_ids
 

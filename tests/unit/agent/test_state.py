@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import json
 import os
@@ -29,7 +30,7 @@ def test_an_agent_without_a_file_has_nothing(tmp_path):
     assert not (tmp_path / NAME).exists()
 
 
-def test_what_was_stored_is_there_at_the_next_start(tmp_path):
+async def test_what_was_stored_is_there_at_the_next_start(tmp_path):
     changes = {
         "svid": CHAIN,
         "bundle": (REALM.root.der,),
@@ -39,14 +40,14 @@ def test_what_was_stored_is_there_at_the_next_start(tmp_path):
         "connection_attempts": 3,
         "key_ids": (KeyId("one"), KeyId("two")),
     }
-    StateFile(tmp_path).change(**changes)
+    await StateFile(tmp_path).change(**changes)
     assert StateFile(tmp_path).state == AgentState(**changes)
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_bundle_of_thousands_of_authorities_is_there_at_the_next_start(tmp_path):
+async def test_a_bundle_of_thousands_of_authorities_is_there_at_the_next_start(tmp_path):
     many = (REALM.root.der,) * 6000
-    StateFile(tmp_path).change(bundle=many)
+    await StateFile(tmp_path).change(bundle=many)
     assert StateFile(tmp_path).state.bundle == many
 
 
@@ -58,8 +59,8 @@ def test_what_a_killed_agent_has_left_unfinished_is_removed_and_nothing_else(tmp
     assert {one.name for one in tmp_path.iterdir()} == set(names[1:])
 
 
-def test_the_file_is_what_spires_agent_reads(tmp_path):
-    StateFile(tmp_path).change(svid=CHAIN, bundle=(REALM.root.der,))
+async def test_the_file_is_what_spires_agent_reads(tmp_path):
+    await StateFile(tmp_path).change(svid=CHAIN, bundle=(REALM.root.der,))
     assert json.loads((tmp_path / NAME).read_bytes()) == {
         "svid": [pem(CHAIN[0])],
         "bundle": [pem(REALM.root.certificate)],
@@ -71,8 +72,8 @@ def test_the_file_is_what_spires_agent_reads(tmp_path):
     }
 
 
-def test_lists_without_members_are_null_as_go_writes_them(tmp_path):
-    StateFile(tmp_path).change(reattestable=True)
+async def test_lists_without_members_are_null_as_go_writes_them(tmp_path):
+    await StateFile(tmp_path).change(reattestable=True)
     assert json.loads((tmp_path / NAME).read_bytes())["svid"] is None
 
 
@@ -138,15 +139,15 @@ def test_a_file_without_end_is_no_state(tmp_path):
         StateFile(tmp_path)
 
 
-def test_a_change_that_cannot_be_stored_did_not_happen(tmp_path):
+async def test_a_change_that_cannot_be_stored_did_not_happen(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     file = StateFile(folder)
-    file.change(connection_attempts=1)
+    await file.change(connection_attempts=1)
     (folder / NAME).unlink()
     folder.rmdir()
     with pytest.raises(Unavailable, match="cannot store the agent's state"):
-        file.change(connection_attempts=2)
+        await file.change(connection_attempts=2)
     assert file.state.connection_attempts == 1
 
 
@@ -158,9 +159,24 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
         StateFile(tmp_path)
 
 
-def test_a_change_to_what_is_there_already_writes_nothing(tmp_path):
+async def test_nobody_else_waits_for_the_disk(tmp_path):
+    storing = asyncio.ensure_future(StateFile(tmp_path).change(bundle=(REALM.root.der,) * 1000))
+    had_turns = 0
+    while not storing.done():
+        await asyncio.sleep(0)
+        had_turns += 1
+    assert had_turns > 10
+
+
+async def test_changes_at_once_are_made_one_after_the_other(tmp_path):
     file = StateFile(tmp_path)
-    file.change(connection_attempts=1)
+    await asyncio.gather(file.change(connection_attempts=1), file.change(reattestable=True), file.change(svid=CHAIN))
+    assert StateFile(tmp_path).state == AgentState(svid=CHAIN, reattestable=True, connection_attempts=1)
+
+
+async def test_a_change_to_what_is_there_already_writes_nothing(tmp_path):
+    file = StateFile(tmp_path)
+    await file.change(connection_attempts=1)
     before = (tmp_path / NAME).stat().st_ino
-    file.change(connection_attempts=1)
+    await file.change(connection_attempts=1)
     assert (tmp_path / NAME).stat().st_ino == before
