@@ -5,6 +5,9 @@ is asked for share one call to the server.  An entry whose tokens carry an ID of
 The server goes by its own newest revision of an entry; a token of another SPIFFE ID than ours has could be for another
 workload, and is given to nobody.
 The cache has a hard limit: the token goes that was asked for longest ago.
+
+A workload may ask for tokens for any number of audiences.  So only so many of an entry are asked of the server at a
+time, and the others wait for their turn: the rest of the server's patience is for other workloads.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -29,6 +33,8 @@ PATIENCE: Final = 30.0
 """Seconds that the server may take for a token of which there is none yet."""
 RETRY_FOR: Final = 5.0
 """Seconds after which a call that fails is not made again: the workload may want to do something else."""
+ABREAST: Final = 32
+"""Tokens of one entry that are asked for at a time."""
 _RETRY: Final = Backoff(first=0.5, longest=2.0)
 
 Ask = Callable[[EntryId, Sequence[str], float], Awaitable[JwtSvid]]
@@ -58,6 +64,7 @@ class JwtSvids:
         self._hit_patience = hit_patience
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[JwtSvid]] = {}
+        self._turns: WeakValueDictionary[EntryId, asyncio.Semaphore] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -116,7 +123,7 @@ class JwtSvids:
 
     async def _fetch(self, key: _Key, audience: Sequence[str], *, is_hit: bool) -> JwtSvid:
         if is_hit:
-            svid = await self._ask(key[0], audience, self._hit_patience)
+            svid = await self._ask_in_turn(key[0], audience, self._hit_patience)
         else:
             svid = await self._ask_patiently(key[0], audience)
         _of(key[1], svid)
@@ -132,7 +139,7 @@ class JwtSvids:
         began, failures = self._clock.monotonic(), 0
         while True:
             try:
-                return await self._ask(entry_id, audience, PATIENCE)
+                return await self._ask_in_turn(entry_id, audience, PATIENCE)
             except (Unavailable, ResourceExhausted, Internal) as exc:
                 failures += 1
                 pause = _RETRY.pause(failures)
@@ -144,6 +151,13 @@ class JwtSvids:
             except SpiffeError as exc:
                 log.error("Failed to fetch JWT SVID", error=str(exc))  # noqa: TRY400
                 raise _unavailable(exc) from exc
+
+    async def _ask_in_turn(self, entry_id: EntryId, audience: Sequence[str], seconds: float) -> JwtSvid:
+        turn = self._turns.get(entry_id)
+        if turn is None:
+            turn = self._turns[entry_id] = asyncio.Semaphore(ABREAST)
+        async with turn:
+            return await self._ask(entry_id, audience, seconds)
 
 
 def _of(spiffe_id: str, svid: JwtSvid) -> JwtSvid:

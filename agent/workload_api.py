@@ -41,6 +41,9 @@ from spiffe_core.runtime.levels import Level
 from spiffe_core.runtime.log import process_log
 from spiffe_core.runtime.rpc import Send
 
+MAX_AUDIENCE: Final = 32 * 1024
+"""Longest audience of a JWT-SVID: a token with more in it would be longer than any that is read."""
+
 log: Final = structlog.get_logger(subsystem_name="endpoints")
 
 
@@ -96,6 +99,8 @@ class WorkloadApi:
         audience = tuple(filter(None, request.audience))
         if not audience:
             raise InvalidInput("audience must be specified")
+        if sum(map(len, audience)) > MAX_AUDIENCE:
+            raise InvalidInput(f"audience must not be longer than {MAX_AUDIENCE} characters altogether")
         wanted = _requested_id(request.spiffe_id)
         selectors = await self._attest(call)
         entries = [

@@ -10,6 +10,7 @@ import structlog
 from grpc import StatusCode
 
 from agent.config import Experimental, RateLimit
+from agent.workload_api import MAX_AUDIENCE
 from spiffe_core.api import workload_pb2
 from spiffe_core.errors import Internal
 from spiffe_core.runtime.levels import Level, LevelSwitch
@@ -71,6 +72,11 @@ async def test_all_five_rpcs_answer_a_caller_that_presents_no_credential():
 MALFORMED: Final = {
     "no audience": ("FetchJWTSVID", workload_pb2.JWTSVIDRequest(), "audience must be specified"),
     "an empty audience": ("FetchJWTSVID", workload_pb2.JWTSVIDRequest(audience=[""]), "audience must be specified"),
+    "an audience without end": (
+        "FetchJWTSVID",
+        workload_pb2.JWTSVIDRequest(audience=["a" * MAX_AUDIENCE, "b"]),
+        "audience must not be longer than 32768 characters altogether",
+    ),
     "an ID that is none": (
         "FetchJWTSVID",
         workload_pb2.JWTSVIDRequest(audience=["reports"], spiffe_id="http://example.org/workload"),

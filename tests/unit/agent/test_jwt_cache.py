@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from agent.jwt_cache import DEFAULT_SIZE, PATIENCE, JwtSvids
+from agent.jwt_cache import ABREAST, DEFAULT_SIZE, PATIENCE, JwtSvids
 from agent.rotation import Rotation
 from spiffe_core.errors import Denied, NotFound, Unavailable
 from spiffe_core.ids import SpiffeId
-from tests.support.agent_values import HOUR, TD, entry, token
+from tests.support.agent_values import HOUR, TD, entry, token, turns
 from tests.support.clock import FakeClock
 
 WEB = entry("web")
@@ -215,6 +215,18 @@ async def test_a_token_that_is_there_outlives_a_change_of_the_entry_that_is_not_
     server.entries["web"] = replace(WEB, spiffe_id=SpiffeId(TD, "/renamed"))
     clock.advance(HOUR.total_seconds() * 0.6)
     assert await cache.get(WEB, ["a"]) is first
+
+
+async def test_a_workload_that_wants_many_tokens_leaves_others_their_turn(cache, server):
+    server.gate.clear()
+    flood = [asyncio.create_task(cache.get(WEB, [f"{number}"])) for number in range(ABREAST * 2)]
+    await turns()
+    other = asyncio.create_task(cache.get(CALLING, ["a"]))
+    await turns()
+    assert [entry_id for entry_id, _, _ in server.asked] == ["web"] * ABREAST + ["calling"]
+    server.gate.set()
+    await asyncio.gather(*flood, other)
+    assert len(server.asked) == ABREAST * 2 + 1
 
 
 async def test_closing_ends_what_is_asked(cache, server):
