@@ -7,7 +7,7 @@ reveal it raises ``KeyNotRevealed``.  So nothing above this package learns which
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from typing import Final, NewType, Protocol, runtime_checkable
@@ -102,6 +102,65 @@ class KeyInspector(Protocol):
 
     def attributes(self, key_id: KeyId) -> Mapping[str, bool | str]:
         """Custody attributes by their PKCS#11 or TPM names, such as ``CKA_EXTRACTABLE``.
+
+        Raises:
+            KeyNotFound: if there is no key of that id.
+        """
+
+
+class Outcome(StrEnum):
+    """What came of an attempt to get at a key's value."""
+
+    REFUSED = "refused"
+    """As it must be: the device said that this key does not let itself be treated so."""
+    IMPOSSIBLE = "impossible"
+    """The device knows no such way."""
+    UNCLEAR = "unclear"
+    """It did not work, for a reason that says nothing of the key."""
+    GAVE_WAY = "gave way"
+    """It worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way to get at a key's value, and what the device answered."""
+
+    way: str
+    outcome: Outcome
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What one device that holds a key says of it, and does when somebody tries to get at its value."""
+
+    device: str
+    serial: str
+    attributes: Mapping[str, bool | str] = field(default_factory=dict)
+    """As ``KeyInspector`` has them."""
+    attempts: tuple[Attempt, ...] = ()
+    """Empty if none was made."""
+    wanting: tuple[str, ...] = ()
+    """What its attributes say that must not be so, or why it could not be examined."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is not as it must be, attempts included."""
+        bad = {Outcome.UNCLEAR, Outcome.GAVE_WAY}
+        return (
+            *self.wanting,
+            *(f"{one.way} {one.outcome}: {one.answer}" for one in self.attempts if one.outcome in bad),
+        )
+
+
+@runtime_checkable
+class KeyProver(Protocol):
+    """A key manager that can show of its keys that their values cannot be had."""
+
+    def examine(self, key_id: KeyId, *, attempt: bool) -> Sequence[Examination]:
+        """Read the key's attributes back in every device that holds it; with ``attempt``, try to get at its value.
+
+        Nothing is kept of a value that is given, and nothing is left changed.
 
         Raises:
             KeyNotFound: if there is no key of that id.

@@ -16,7 +16,7 @@ from pkcs11 import Attribute, Mechanism, TokenFlag
 
 from keymanagers.pkcs11 import structs
 from keymanagers.pkcs11.faults import CryptokiError
-from keymanagers.pkcs11.returns import PARTIAL
+from keymanagers.pkcs11.returns import PARTIAL, Rv
 from keymanagers.pkcs11.structs import CK_ULONG
 from spiffe_core.errors import InvalidConfig
 
@@ -31,6 +31,7 @@ _ATTRIBUTE_BYTES: Final = 1024
 _CKS_RW_USER_FUNCTIONS: Final = 3
 _CKU_USER: Final = 1
 _FOUND_AT_ONCE: Final = 64
+_WRAPPED_BYTES: Final = 8192
 _OUT: Final = ctypes.c_void_p
 _TEXT: Final = ctypes.c_char_p
 
@@ -58,16 +59,22 @@ _FUNCTIONS: Final[Mapping[str, tuple[int, tuple[Any, ...]]]] = {
     "C_CloseSession": (13, (CK_ULONG,)),
     "C_GetSessionInfo": (15, (CK_ULONG, _OUT)),
     "C_Login": (18, (CK_ULONG, CK_ULONG, _TEXT, CK_ULONG)),
+    "C_CopyObject": (21, (CK_ULONG, CK_ULONG, _OUT, CK_ULONG, _OUT)),
     "C_DestroyObject": (22, (CK_ULONG, CK_ULONG)),
     "C_GetAttributeValue": (24, (CK_ULONG, CK_ULONG, _OUT, CK_ULONG)),
+    "C_SetAttributeValue": (25, (CK_ULONG, CK_ULONG, _OUT, CK_ULONG)),
     "C_FindObjectsInit": (26, (CK_ULONG, _OUT, CK_ULONG)),
     "C_FindObjects": (27, (CK_ULONG, _OUT, CK_ULONG, _OUT)),
     "C_FindObjectsFinal": (28, (CK_ULONG,)),
     "C_SignInit": (42, (CK_ULONG, _OUT, CK_ULONG)),
     "C_Sign": (43, (CK_ULONG, _TEXT, CK_ULONG, _OUT, _OUT)),
+    "C_GenerateKey": (58, (CK_ULONG, _OUT, _OUT, CK_ULONG, _OUT)),
     "C_GenerateKeyPair": (59, (CK_ULONG, _OUT, _OUT, CK_ULONG, _OUT, CK_ULONG, _OUT, _OUT)),
+    "C_WrapKey": (60, (CK_ULONG, _OUT, CK_ULONG, CK_ULONG, _OUT, _OUT)),
 }
 """Place in CK_FUNCTION_LIST and the arguments of each function that is called."""
+_FOR_THIEVES: Final = frozenset({"C_CopyObject", "C_SetAttributeValue", "C_GenerateKey", "C_WrapKey"})
+"""What is called in the negative test of a key only, so that a library can do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,9 @@ class Cryptoki:
         self._functions: dict[str, Any] = {}
         for name, (place, arguments) in _FUNCTIONS.items():
             address = listed.contents.functions[place]
+            if not address and name in _FOR_THIEVES:
+                self._functions[name] = lambda *_arguments: Rv.FUNCTION_NOT_SUPPORTED
+                continue
             if not address:
                 raise InvalidConfig(f"module: {path} is no usable PKCS #11 module: it has no {name}")
             self._functions[name] = ctypes.CFUNCTYPE(CK_ULONG, *arguments)(address)
@@ -272,6 +282,45 @@ class Cryptoki:
     def destroy(self, session: int, handle: int) -> None:
         """C_DestroyObject."""
         self._call("C_DestroyObject", session, handle)
+
+    # -- what a thief would call (keymanagers.pkcs11.negative)
+
+    def reveal(self, session: int, handle: int, attribute: Attribute) -> int:
+        """C_GetAttributeValue of something secret: how many bytes it gave, which are wiped."""
+        buffer = ctypes.create_string_buffer(_ATTRIBUTE_BYTES)
+        asked = structs.Attribute(attribute, ctypes.addressof(buffer), _ATTRIBUTE_BYTES)
+        try:
+            self._call("C_GetAttributeValue", session, handle, ctypes.byref(asked), 1)
+        finally:
+            ctypes.memset(buffer, 0, _ATTRIBUTE_BYTES)
+        return 0 if asked.length == UNAVAILABLE else int(asked.length)
+
+    def wrap(self, session: int, mechanism: MechanismCall, wrapping_key: int, handle: int) -> int:
+        """C_WrapKey: how many bytes it gave, which are wiped."""
+        buffer = ctypes.create_string_buffer(_WRAPPED_BYTES)
+        length = CK_ULONG(_WRAPPED_BYTES)
+        try:
+            self._call("C_WrapKey", session, mechanism.address, wrapping_key, handle, buffer, ctypes.byref(length))
+        finally:
+            ctypes.memset(buffer, 0, _WRAPPED_BYTES)
+        return length.value
+
+    def copy(self, session: int, handle: int, changes: Template) -> int:
+        """C_CopyObject: the handle of the copy."""
+        attributes, made = _Attributes(changes), CK_ULONG()
+        self._call("C_CopyObject", session, handle, attributes.array, len(changes), ctypes.byref(made))
+        return made.value
+
+    def set_attributes(self, session: int, handle: int, changes: Template) -> None:
+        """C_SetAttributeValue."""
+        attributes = _Attributes(changes)
+        self._call("C_SetAttributeValue", session, handle, attributes.array, len(changes))
+
+    def generate_key(self, session: int, mechanism: MechanismCall, template: Template) -> int:
+        """C_GenerateKey: the handle of the secret key."""
+        attributes, made = _Attributes(template), CK_ULONG()
+        self._call("C_GenerateKey", session, mechanism.address, attributes.array, len(template), ctypes.byref(made))
+        return made.value
 
 
 class _Attributes:

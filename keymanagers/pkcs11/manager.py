@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from keymanagers.base import Key, KeyId, KeyType, check_key_id, key_type_of
+from keymanagers.base import Examination, Key, KeyId, KeyType, check_key_id, key_type_of
 from keymanagers.pkcs11 import module as modules
 from keymanagers.pkcs11.config import Pkcs11Config, TokenChoice
 from keymanagers.pkcs11.creation import create, destroy
 from keymanagers.pkcs11.device import Device, TokenStatus
+from keymanagers.pkcs11.examination import examine
 from keymanagers.pkcs11.keys import TokenSigner, remote_key
 from keymanagers.pkcs11.ladder import LOGIN_PAUSE
 from keymanagers.pkcs11.module import Module
@@ -111,6 +112,14 @@ class Pkcs11KeyManager:
             raise KeyNotFound(f'there is no key "{key_id}" of group "{self._group}" in token "{self._tokens.name}"')
 
         return self._tokens.read(key_id, f'read the attributes of key "{key_id}"', work)
+
+    def examine(self, key_id: KeyId, *, attempt: bool) -> Sequence[Examination]:
+        """What each token says of the key's private half, and with ``attempt`` what it does when one is after it.
+
+        Raises:
+            KeyNotFound: if every token answers and none has the key.
+        """
+        return examine(self._tokens, self._group, key_id, attempt=attempt)
 
     def status(self) -> Sequence[TokenStatus]:
         """How each token is doing, as far as is known without asking it."""

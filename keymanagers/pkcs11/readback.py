@@ -60,6 +60,26 @@ _READERS: Final[Mapping[Attribute, Callable[[bytes], bool | str]]] = {
     Attribute.END_DATE: _text,
 }
 """How each attribute of a private key is read."""
+WANTED: Final[Mapping[str, bool]] = {
+    "CKA_TOKEN": True,
+    "CKA_PRIVATE": True,
+    "CKA_SENSITIVE": True,
+    "CKA_ALWAYS_SENSITIVE": True,
+    "CKA_EXTRACTABLE": False,
+    "CKA_NEVER_EXTRACTABLE": True,
+    "CKA_LOCAL": True,
+    "CKA_SIGN": True,
+    "CKA_SIGN_RECOVER": False,
+    "CKA_DECRYPT": False,
+    "CKA_UNWRAP": False,
+    "CKA_DERIVE": False,
+}
+"""What a private key of ours is like: made in the token, kept in it, and for signatures only."""
+
+
+def wanting(said: Mapping[str, bool | str]) -> list[str]:
+    """What a key's attributes say that must not be so.  What a token does not say is not held against it."""
+    return [f"{name} is {str(said[name]).lower()}" for name, value in WANTED.items() if said.get(name, value) != value]
 
 
 def read_back(session: Session, handle: int) -> dict[str, bool | str]:

@@ -20,7 +20,7 @@ from keymanagers.pkcs11.ladder import Pause
 from keymanagers.pkcs11.objects import StoredKey, stored_keys
 from keymanagers.pkcs11.sessions import Session
 from spiffe_core.bundle import PublicKey
-from spiffe_core.errors import KeyManagerUnavailable, SpiffeError
+from spiffe_core.errors import KeyManagerUnavailable, ResourceExhausted, SpiffeError, Unsupported
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ class Tokens:
 
     def __init__(self, devices: Sequence[Device], group: str, *, monotonic: Callable[[], float]) -> None:
         self._devices = tuple(devices)
+        self._only = self._devices[0] if len(self._devices) == 1 else None
         self._group = group
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -59,8 +60,8 @@ class Tokens:
             InvalidConfig: if one of them cannot be used as it is configured.
             KeyManagerUnavailable: if none of them works.
         """
-        if len(self._devices) == 1:
-            self._devices[0].open()
+        if self._only is not None:
+            self._only.open()
             return
         errors: list[KeyManagerUnavailable] = []
         for device in self._devices:
@@ -79,8 +80,8 @@ class Tokens:
         Raises:
             KeyManagerUnavailable: if no token can do it now.
         """
-        if len(self._devices) == 1:
-            return self._devices[0].run(operation, work)
+        if self._only is not None:
+            return self._only.run(operation, work)
         failed: dict[Device, KeyManagerUnavailable] = {}
         for device in self._by_rank(key):
             try:
@@ -129,6 +130,17 @@ class Tokens:
     def read(self, key: KeyId, operation: str, work: Callable[[Session], T]) -> T:
         """Do ``work`` in a session of its own, in a token that holds the key."""
         return self._by_rank(key)[0].run(operation, work, fresh=True)
+
+    def read_each(self, operation: str, work: Callable[[Session], T]) -> list[tuple[TokenStatus, T | SpiffeError]]:
+        """Do ``work`` in a session of its own in each token: what it returned, or why it could not."""
+        found: list[tuple[TokenStatus, T | SpiffeError]] = []
+        for device in self._devices:
+            try:
+                result: T | SpiffeError = device.run(operation, work, fresh=True)
+            except (KeyManagerUnavailable, Unsupported, ResourceExhausted) as exc:
+                result = exc
+            found.append((device.status(), result))
+        return found
 
     def stored(self) -> list[StoredKey]:
         """The keys that the tokens which answer show now, by id.
@@ -187,8 +199,8 @@ class Tokens:
 
     def _by_rank(self, key: KeyId) -> list[Device]:
         """The tokens in the order in which they are to be asked for a key."""
-        if len(self._devices) == 1:
-            return list(self._devices)
+        if self._only is not None:
+            return [self._only]
 
         def rank(device: Device) -> tuple[bool, bool, int]:
             return device.ailing, key not in self._held.get(device, frozenset()), device.busy

@@ -40,8 +40,9 @@ struct initialize_args {
 };
 
 enum { INITIALIZE = 0, FINALIZE = 1, SLOT_LIST = 4, TOKEN_INFO = 6, OPEN_SESSION = 12,
-       CLOSE_SESSION = 13, CLOSE_ALL = 14, SESSION_INFO = 15, LOGIN = 18, LOGOUT = 19, DESTROY = 22, ATTRIBUTES = 24,
-       FIND_INIT = 26, FIND = 27, FIND_FINAL = 28, SIGN_INIT = 42, SIGN = 43, GENERATE = 59, FUNCTIONS = 68 };
+       CLOSE_SESSION = 13, CLOSE_ALL = 14, SESSION_INFO = 15, LOGIN = 18, LOGOUT = 19, COPY = 21, DESTROY = 22,
+       ATTRIBUTES = 24, CHANGE = 25, FIND_INIT = 26, FIND = 27, FIND_FINAL = 28, SIGN_INIT = 42, SIGN = 43,
+       GENERATE_KEY = 58, GENERATE = 59, WRAP = 60, FUNCTIONS = 68 };
 enum { OK = 0, ARGUMENTS_BAD = 0x7, CANT_LOCK = 0xA, DEVICE_REMOVED = 0x32, SESSION_COUNT = 0xB1,
        TOKEN_NOT_PRESENT = 0xE0 };
 enum { MOST_SESSIONS = 4096, MOST_TOKENS = 8, OS_LOCKING = 2 };
@@ -296,6 +297,33 @@ static ulong_t generate(ulong_t session, void *mechanism, void *public, ulong_t 
     return go_out(GENERATE, rv);
 }
 
+static ulong_t copy(ulong_t session, ulong_t object, void *template, ulong_t count, ulong_t *made) {
+    ulong_t rv = of_session(COPY, session);
+    if (!rv) rv = REAL(COPY, ulong_t, ulong_t, void *, ulong_t, ulong_t *)(session, object, template, count, made);
+    return go_out(COPY, rv);
+}
+
+static ulong_t change(ulong_t session, ulong_t object, void *template, ulong_t count) {
+    ulong_t rv = of_session(CHANGE, session);
+    if (!rv) rv = REAL(CHANGE, ulong_t, ulong_t, void *, ulong_t)(session, object, template, count);
+    return go_out(CHANGE, rv);
+}
+
+static ulong_t generate_key(ulong_t session, void *mechanism, void *template, ulong_t count, ulong_t *made) {
+    ulong_t rv = of_session(GENERATE_KEY, session);
+    if (!rv)
+        rv = REAL(GENERATE_KEY, ulong_t, void *, void *, ulong_t, ulong_t *)(session, mechanism, template, count, made);
+    return go_out(GENERATE_KEY, rv);
+}
+
+static ulong_t wrap(ulong_t session, void *mechanism, ulong_t key, ulong_t object, void *wrapped, ulong_t *length) {
+    ulong_t rv = of_session(WRAP, session);
+    if (!rv)
+        rv = REAL(WRAP, ulong_t, void *, ulong_t, ulong_t, void *, ulong_t *)(session, mechanism, key, object, wrapped,
+                                                                              length);
+    return go_out(WRAP, rv);
+}
+
 /* -- commands ------------------------------------------------------------------------------------------------ */
 
 static ulong_t slot_named(const char *label) {
@@ -418,14 +446,18 @@ ulong_t C_GetFunctionList(struct list **list) {
         ours.functions[CLOSE_SESSION] = close_session;
         ours.functions[SESSION_INFO] = session_info;
         ours.functions[LOGIN] = login;
+        ours.functions[COPY] = copy;
         ours.functions[DESTROY] = destroy;
         ours.functions[ATTRIBUTES] = attributes;
+        ours.functions[CHANGE] = change;
         ours.functions[FIND_INIT] = find_init;
         ours.functions[FIND] = find;
         ours.functions[FIND_FINAL] = find_final;
         ours.functions[SIGN_INIT] = sign_init;
         ours.functions[SIGN] = sign;
+        ours.functions[GENERATE_KEY] = generate_key;
         ours.functions[GENERATE] = generate;
+        ours.functions[WRAP] = wrap;
     }
     *list = &ours;
     return OK;

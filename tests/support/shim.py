@@ -26,14 +26,18 @@ FUNCTIONS: Final = {
     "C_CloseSession": 13,
     "C_GetSessionInfo": 15,
     "C_Login": 18,
+    "C_CopyObject": 21,
     "C_DestroyObject": 22,
     "C_GetAttributeValue": 24,
+    "C_SetAttributeValue": 25,
     "C_FindObjectsInit": 26,
     "C_FindObjects": 27,
     "C_FindObjectsFinal": 28,
     "C_SignInit": 42,
     "C_Sign": 43,
+    "C_GenerateKey": 58,
     "C_GenerateKeyPair": 59,
+    "C_WrapKey": 60,
 }
 """Place in CK_FUNCTION_LIST of every function that is counted and can be made to fail."""
 ALWAYS: Final = 10**9
