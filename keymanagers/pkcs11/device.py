@@ -10,7 +10,7 @@ one that concerns keys, with the next comparison of all of them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
@@ -44,8 +44,7 @@ class TokenStatus:
     """What is known to be wrong; empty if nothing is."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Moment:
+class _Moment(NamedTuple):
     """What an attempt began with: if there is something newer when it fails, somebody else has climbed already."""
 
     generation: int
@@ -142,7 +141,9 @@ class Device:
                 self.note(exc)
                 raise KeyManagerUnavailable(str(exc)) from exc
             else:
-                self._worked(rung, moment)
+                self._module.proven = moment.generation
+                if rung is not None or self._trouble:
+                    self._recovered(rung)
                 return result
 
     def note(self, error: SpiffeError) -> None:
@@ -222,8 +223,7 @@ class Device:
             self.complain(str(error))
         return error
 
-    def _worked(self, rung: Rung | None, moment: _Moment) -> None:
-        self._module.proven = moment.generation
+    def _recovered(self, rung: Rung | None) -> None:
         if rung is not None:
             self._ladder.helped(rung)
         if self._trouble:

@@ -3,6 +3,10 @@
 Nothing may be inside a Cryptoki library while it is finalised.  A call enters and leaves; ``alone`` stops new
 calls, waits until those inside have left, and lets them in again when it is done.  A call that hangs cannot be
 waited for: while one is known to, nobody is kept out for its sake.
+
+Going in and out is done at each signature, so it takes no lock unless the gate is shut.  Whoever goes in makes that
+known and then looks whether the gate is shut; whoever shuts it does so and then looks who is inside.  So one of the
+two sees the other.
 """
 
 import threading
@@ -36,22 +40,21 @@ class Gate:
         Raises:
             GateTimeout: if the gate stays shut for so many seconds.
         """
-        with self._lock:
-            if self._shut and not self._changed.wait_for(lambda: not self._shut, timeout):
-                raise GateTimeout(len(self._inside))
-            self._inside[threading.get_ident()] = self._monotonic(), visitor
+        me = threading.get_ident()
+        self._inside[me] = self._monotonic(), visitor
+        if self._shut:
+            self._come_back(me, timeout, visitor)
 
     def leave(self) -> None:
         """Come out."""
-        with self._lock:
-            del self._inside[threading.get_ident()]
-            if self._shut:
+        del self._inside[threading.get_ident()]
+        if self._shut:
+            with self._lock:
                 self._changed.notify_all()
 
     def overdue(self, seconds: float, visitor: object) -> int:
         """How many calls for that visitor have been inside for longer than so many seconds."""
-        with self._lock:
-            return self._overdue(seconds, visitor)
+        return self._overdue(seconds, visitor)
 
     @contextmanager
     def alone(self, timeout: float) -> Iterator[None]:
@@ -77,6 +80,17 @@ class Gate:
                 self._shut = False
                 self._changed.notify_all()
 
+    def _come_back(self, me: int, timeout: float, visitor: object) -> None:
+        """Step back from the gate, which is shut, and go in when it opens."""
+        with self._lock:
+            del self._inside[me]
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: not self._shut, timeout):
+                raise GateTimeout(len(self._inside))
+            self._inside[me] = self._monotonic(), visitor  # nobody shuts it without the lock
+
     def _overdue(self, seconds: float, visitor: object = None) -> int:
         limit = self._monotonic() - seconds
-        return sum(since < limit and (visitor is None or visitor is whose) for since, whose in self._inside.values())
+        return sum(
+            since < limit and (visitor is None or visitor is whose) for since, whose in tuple(self._inside.values())
+        )
