@@ -42,6 +42,7 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.tokens
 
 ## build/steeple-keymanager: our key managers as a plugin of SPIRE, in one file.
 plugin: $(VENV)/.installed-run

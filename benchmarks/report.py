@@ -39,9 +39,9 @@ def _ratio(samples: Sequence[Sample], floor: Sequence[Sample]) -> str:
     return f"{statistics.median(each):.2f}"
 
 
-def write(figures: str) -> None:
-    """Put the figures into the README, in the place of those that are there."""
+def write(figures: str, begin: str = _BEGIN) -> None:
+    """Put the figures into the README, in the place of those that begin with that line."""
     text = README.read_text()
-    head, _, rest = text.partition(_BEGIN)
+    head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(_END)
-    README.write_text(f"{head}{_BEGIN}\n\n{figures}\n\n{_END}{tail}")
+    README.write_text(f"{head}{begin}\n\n{figures}\n\n{_END}{tail}")
