@@ -33,6 +33,8 @@ LIBRARIES: Final = (
 LEFT_OUT: Final = re.compile(r"pkcs11/_pkcs11\.|.*/tests?/")
 """What is installed but not imported: our calls of PKCS#11 are made through ctypes."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_WITHOUT_REFERENCES: Final = 2
+"""The version of marshal's format in which a code says nothing of who else holds its constants just now."""
 _TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 
@@ -126,7 +128,8 @@ def member_of(name: str) -> str:
 
 def compiled(source: bytes, name: str) -> bytes:
     """A module's code; tracebacks name it as being in the archive."""
-    return marshal.dumps(compile(source, f"<steeple-keymanager>/{name}", "exec", dont_inherit=True))
+    code = compile(source, f"<steeple-keymanager>/{name}", "exec", dont_inherit=True)
+    return marshal.dumps(code, _WITHOUT_REFERENCES)
 
 
 if __name__ == "__main__":
