@@ -18,7 +18,9 @@ from keymanagers.pkcs11.uri import Pkcs11Uri
 from keymanagers.registry import open_key_manager
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable, SpiffeError
 from spiffe_core.runtime.block import Block
-from tests.support.shim import Shim
+from spiffe_core.runtime.files import private_folder
+from tests.support.key_backends import KeyProcess
+from tests.support.shim import Shim, shim_environment
 from tests.support.softhsm import SoftHsmToken, init_token
 
 pytest_plugins = ["tests.support.key_fixtures"]
@@ -289,3 +291,15 @@ def test_a_process_that_ends_without_closing_ends_well(pkcs11_backend):
     process.tell("exit", "a")
     assert process.answer() is None
     assert process.end() == 0
+
+
+def test_the_library_is_finalised_when_a_process_ends_without_closing(own_token, compiled_shim):
+    data = own_token.plugin_data().replace(str(own_token.library), str(compiled_shim))
+    with private_folder() as folder, shim_environment(folder, own_token.library):
+        process = KeyProcess("pkcs11", data)
+        assert process.answer() == "open"
+        process.ask("generate", "a", "ec-p256")
+        process.tell("exit", "a")
+        assert process.answer() is None
+        assert process.end() == 0
+        assert (folder / "finalized").read_text() == f"{process.pid}\n"

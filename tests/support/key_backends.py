@@ -120,6 +120,11 @@ class KeyProcess:
         command = [sys.executable, "-m", "tests.support.key_process", name, plugin_data]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def ask(self, *words: str) -> Any:
         """Send a command and return its answer."""
         self.tell(*words)

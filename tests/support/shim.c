@@ -10,6 +10,7 @@
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,6 +65,7 @@ static ulong_t removed[MOST_TOKENS], removed_count;
 static ulong_t refuse_locking, token_flags, told_sessions, session_limit, sign_as, last_key, corrupt, hanging, wedged;
 
 static struct list *real, ours;
+static int finalized = -1; /* the file "finalized" in the folder, a line for each C_Finalize */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
 static pthread_rwlock_t passage = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
@@ -166,6 +168,7 @@ static ulong_t finalize(void *reserved) {
         session_count = 0;
         wedged = 0;
         pthread_mutex_unlock(&mutex);
+        if (finalized >= 0) dprintf(finalized, "%d\n", (int)getpid());
     }
     return go_out(FINALIZE, rv);
 }
@@ -422,6 +425,9 @@ static void *listen_to(void *socket_at) {
 
 static int start_listening(const char *folder) {
     static int listening;
+    char path[128];
+    snprintf(path, sizeof path, "%s/finalized", folder);
+    finalized = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     pthread_t thread;
     snprintf(address.sun_path, sizeof address.sun_path, "%s/shim-%d.sock", folder, (int)getpid());
