@@ -16,7 +16,8 @@ from keymanagers.base import Key, KeyId, KeyManager
 from spiffe_core.bundle import PublicKey
 from spiffe_core.errors import AlreadyExists, KeyManagerUnavailable, KeyNotFound
 
-_MUST_EXIST: Final = frozenset({State.CREATED, State.PREPARED, State.ACTIVE})
+MUST_EXIST: Final = frozenset({State.CREATED, State.PREPARED, State.ACTIVE})
+"""States in which an authority cannot do without its key."""
 
 log: Final = structlog.get_logger()
 
@@ -41,7 +42,7 @@ class Keyring:
 
     def missing(self, records: Sequence[AuthorityRecord]) -> list[AuthorityRecord]:
         """The records whose key must exist and did not show at the last look."""
-        return [record for record in records if record.state in _MUST_EXIST and record.key_id not in self._shown]
+        return [record for record in records if record.state in MUST_EXIST and record.key_id not in self._shown]
 
     def make(self, record: AuthorityRecord, records: Sequence[AuthorityRecord]) -> Key:
         """Make the key of a RESERVED record, or find it if a server was killed after making it.

@@ -57,9 +57,13 @@ run "$agent" api validate jwt -socketPath "$DEMO_AGENT_SOCKET" -audience demo-se
 say "The same token at another service:"
 run_refused "$agent" api validate jwt -socketPath "$DEMO_AGENT_SOCKET" -audience another-service -svid "$jwt"
 
-step "What the token says of the CA's key, read back"
-run "$BIN/python" "$HERE/custody.py" "$DEMO_MODULE" "$DEMO_TOKEN" "$DEMO_PIN_FILE" "$svids/bundle.0.pem"
-key=$(sed -n 's/^CKA_ID *//p' "$OUT")
+step "The authorities' keys, by the server's journal and by the token"
+run "$server" keys list -config "$HERE/server.conf" -expandEnv
+key_id=$(sed -n 's/^Key ID *: \(x509-\)/\1/p' "$OUT")
+
+step "What the token says of the CA's key, a signature with it, and every way to its value tried"
+run "$server" keys check -config "$HERE/server.conf" -expandEnv -keyID "$key_id"
+key=$(sed -n 's/^ *CKA_ID *: //p' "$OUT")
 
 step "The same, seen by other programs"
 TOKEN_PIN=$(cat "$DEMO_PIN_FILE")
@@ -77,7 +81,7 @@ awk -v key="$key" '$1 == "ID:" { id = $2 } id == key && /Access: +sensitive, alw
 run pkcs11-tool --module "$DEMO_MODULE" --token-label "$DEMO_TOKEN" --login --pin env:TOKEN_PIN \
     --read-object --type privkey --id "$key" --output-file "$DEMO_STATE/stolen" || true
 [ ! -s "$DEMO_STATE/stolen" ] || fail "the private key was read"
-say "pkcs11-tool does not even try.  A program that does, with the PIN, by every way there is:"
+say "pkcs11-tool does not even try.  A program that does, with the PIN, and shares no code with Steeple:"
 run "$BIN/python" "$HERE/steal.py" "$DEMO_MODULE" "$DEMO_TOKEN" "$DEMO_PIN_FILE" "$key"
 
 printf '\n%sAll of it worked.%s  Cleaning up.\n' "$bold" "$plain"

@@ -14,6 +14,7 @@ root = Group(
         "experimental": Lazy("server.cli.experimental:experimental", "Former names of bundle commands"),
         "healthcheck": Lazy("server.cli.health:healthcheck", "Determines server health status"),
         "jwt": Lazy("server.cli.jwt:jwt", "JWT-SVIDs made by hand"),
+        "keys": Lazy("server.cli.keys:keys", "The keys of the server's authorities, and how they are kept"),
         "logger": Lazy("server.cli.logger:logger", "How much the server logs"),
         "run": Lazy("server.cli.run:run", "Runs the server"),
         "token": Lazy("server.cli.token:token", "Join tokens for agents"),

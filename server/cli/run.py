@@ -29,10 +29,13 @@ _KEYS: Final = {
 }
 """Flag: the key of the ``server`` block that it sets."""
 
+CONFIG_FLAG: Final = flags.text("config", 'Path to a configuration file (default "conf/server/server.conf")')
+EXPAND_FLAG: Final = flags.switch("expandEnv", "Expand environment variables in the configuration file")
+
 
 def _config_flags(function: flags.Function) -> flags.Function:
     for declare in (
-        flags.text("config", 'Path to a configuration file (default "conf/server/server.conf")'),
+        CONFIG_FLAG,
         flags.text("bindAddress", "IP address or host name on which agents are served"),
         flags.whole("serverPort", "TCP port on which agents are served"),
         flags.text("dataDir", "Folder for what the server keeps"),
@@ -43,7 +46,7 @@ def _config_flags(function: flags.Function) -> flags.Function:
         flags.text("trustDomain", "The trust domain of this server"),
         flags.text("socketPath", "Unix socket on which the command line is served"),
         flags.switch("goOnWithoutLostKeys", "Start although keys are lost, and give them up"),
-        flags.switch("expandEnv", "Expand environment variables in the configuration file"),
+        EXPAND_FLAG,
     ):
         function = declare(function)
     return function
@@ -54,7 +57,7 @@ def _config_flags(function: flags.Function) -> flags.Function:
 def run(config: str, expand_env: bool, **given: Any) -> int:  # noqa: ANN401, FBT001  flags
     """Run the server until it is told to stop."""
     try:
-        loaded = _load(config, given, expand_env=expand_env)
+        loaded = load_config(config, overrides(given, _KEYS), expand_env=expand_env)
     except InvalidConfig as exc:
         raise PlainError(str(exc)) from exc
     tighten_umask()
@@ -70,7 +73,7 @@ def validate(config: str, expand_env: bool, **given: Any) -> None:  # noqa: ANN4
     from spiffe_core.runtime.config import InvalidPlugins  # noqa: PLC0415  help can do without
 
     try:
-        loaded = _load(config, given, expand_env=expand_env)
+        loaded = load_config(config, overrides(given, _KEYS), expand_env=expand_env)
     except InvalidPlugins as exc:
         notes = "".join(f"\t{what}:\n" + "".join(f"\t\t{note}\n" for note in more) for what, more in exc.notes.items())
         text = f"SPIRE server configuration file is invalid.\nValidation errors:\n{notes}"
@@ -82,8 +85,8 @@ def validate(config: str, expand_env: bool, **given: Any) -> None:  # noqa: ANN4
     click.echo("SPIRE server configuration file is valid.")
 
 
-def _load(path: str, given: Mapping[str, Any], *, expand_env: bool) -> "ServerConfig":
-    """The configuration, with the data of its plugins looked at.
+def load_config(path: str, settings: Mapping[str, str | int | bool], *, expand_env: bool) -> "ServerConfig":
+    """The configuration, with some settings changed, and with the data of its plugins looked at.
 
     Raises:
         InvalidConfig: if something is wrong with it.
@@ -91,7 +94,7 @@ def _load(path: str, given: Mapping[str, Any], *, expand_env: bool) -> "ServerCo
     from server.config import DEFAULT_CONFIG_PATH, PLUGIN_TYPES, load_server_config  # noqa: PLC0415  see above
     from spiffe_core.runtime.config import check_plugin_data  # noqa: PLC0415
 
-    loaded = load_server_config(path or DEFAULT_CONFIG_PATH, overrides(given, _KEYS), expand_env=expand_env)
+    loaded = load_server_config(path or DEFAULT_CONFIG_PATH, settings, expand_env=expand_env)
     group = {"authority_group": loaded.trust_domain.name}
     check_plugin_data(loaded.plugins, PLUGIN_TYPES, {'KeyManager "pkcs11"': group})
     return loaded

@@ -44,6 +44,23 @@ def migrate(database: Database, *, disabled: bool) -> None:
             command.upgrade(config, "head")
 
 
+def require_current(database: Database) -> None:
+    """Make sure that there is a database and its tables are of this version; nothing is made.
+
+    Raises:
+        FailedPrecondition: if not.
+        DatastoreUnavailable: if the database does not answer.
+    """
+    file = database.backend.file
+    if file is not None and not file.exists():  # SQLite would make it
+        raise FailedPrecondition(f"there is no database {file}: no server has run with this configuration yet")
+    with database.read() as connection:
+        if not _is_current(connection, disabled=False):
+            raise FailedPrecondition(
+                "the database has not the tables of this version: start the server, which brings them up to date"
+            )
+
+
 def _is_current(connection: Connection, *, disabled: bool) -> bool:
     scripts = ScriptDirectory.from_config(_config())
     head = scripts.get_current_head()

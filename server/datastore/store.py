@@ -11,7 +11,7 @@ from server.datastore.database import Database
 from server.datastore.entries import Entries
 from server.datastore.join_tokens import JoinTokens
 from server.datastore.journal import GroupJournal, GroupLease, prune_groups
-from server.datastore.schema import migrate
+from server.datastore.schema import migrate, require_current
 from server.datastore.snapshot import Snapshots
 from server.datastore.standings import Standings
 from spiffe_core.runtime.clock import Clock
@@ -43,6 +43,23 @@ class Datastore:
         database = Database(config, clock)
         try:
             migrate(database, disabled=config.disable_migration)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    @classmethod
+    def open_beside(cls, config: SqlConfig, clock: Clock) -> Self:
+        """Connect to the database of a server, which has made it; nothing in it is changed by that.
+
+        Raises:
+            InvalidConfig: if the configuration cannot be used.
+            FailedPrecondition: if there is no database, or its tables are of another version.
+            DatastoreUnavailable: if the database does not answer.
+        """
+        database = Database(config, clock)
+        try:
+            require_current(database)
         except BaseException:
             database.close()
             raise

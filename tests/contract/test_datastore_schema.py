@@ -2,6 +2,7 @@
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -109,3 +110,37 @@ def test_a_migration_that_is_cut_short_leaves_an_empty_file(new_config, clock, d
     locker.close()
     assert tables(database) == set()
     Datastore.open(new_config, clock).close()
+
+
+# -- opened beside a server
+
+
+def test_a_database_is_opened_beside_its_server_as_it_is(new_config, clock):
+    with (
+        closing(Datastore.open(new_config, clock)) as server,
+        closing(Datastore.open_beside(new_config, clock)) as beside,
+    ):
+        lease = server.lease("group").take("server", None)
+        assert beside.lease("group").lease() == lease
+
+
+def test_beside_a_server_nothing_is_migrated(new_config, clock, database):
+    with database.write_connection() as connection:
+        connection.exec_driver_sql("CREATE TABLE unrelated (number INTEGER)")
+    with pytest.raises(FailedPrecondition, match="has not the tables of this version: start the server"):
+        Datastore.open_beside(new_config, clock)
+    assert tables(database) == {"unrelated"}
+
+
+def test_a_database_that_a_newer_server_has_migrated_is_refused_beside_it_too(new_config, clock, database):
+    Datastore.open(new_config, clock).close()
+    set_version(database, "9999")
+    with pytest.raises(FailedPrecondition, match='was migrated by a newer Steeple, to schema "9999"'):
+        Datastore.open_beside(new_config, clock)
+
+
+def test_a_database_file_that_is_not_there_is_not_made(tmp_path, clock):
+    path = tmp_path / "none.sqlite3"
+    with pytest.raises(FailedPrecondition, match=r"there is no database .*: no server has run with this configuration"):
+        Datastore.open_beside(sqlite_config(path), clock)
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from keymanagers.disk import DiskConfig, DiskKeyManager
 from keymanagers.memory import MemoryKeyManager
 from server.authority_group import authority_group
-from spiffe_core.errors import InvalidConfig
+from spiffe_core.errors import FailedPrecondition, InvalidConfig
 from spiffe_core.runtime.block import Block
 from spiffe_core.runtime.config import read_plugins
 
@@ -34,6 +34,14 @@ def test_a_key_file_has_one_name_for_ever(plugin, keys, tmp_path):
     kept = tmp_path / "keys.json.group"
     assert kept.read_text() == name
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_where_no_group_may_begin_a_name_is_read_and_none_is_made(plugin, keys, tmp_path):
+    with pytest.raises(FailedPrecondition, match=r"there is no .*/keys\.json\.group: no server has made keys here yet"):
+        authority_group(plugin, keys, tmp_path, begin=False)
+    assert not (tmp_path / "keys.json.group").exists()
+    name = authority_group(plugin, keys, tmp_path)
+    assert authority_group(plugin, keys, tmp_path, begin=False) == name
 
 
 def test_a_name_that_is_there_is_read_where_nothing_can_be_written(plugin, keys, tmp_path):
