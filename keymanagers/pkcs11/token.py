@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
+import structlog
 from pkcs11 import TokenFlag
 
 from keymanagers.pkcs11.config import TokenSelector
@@ -30,6 +31,8 @@ from keymanagers.pkcs11.profiles import GENERIC, Profile, profile_of
 from keymanagers.pkcs11.refused import remember_refused, was_refused
 from keymanagers.pkcs11.returns import REFUSED_PIN, Rv
 from spiffe_core.errors import InvalidConfig, KeyManagerUnavailable
+
+log: Final = structlog.get_logger()
 
 _NO_TOKEN: Final = frozenset({Rv.TOKEN_NOT_PRESENT, Rv.TOKEN_NOT_RECOGNIZED, Rv.SLOT_ID_INVALID})
 
@@ -179,6 +182,8 @@ class Token:
             if self._pin is None:
                 raise InvalidConfig(f'pin_source must be configured: token "{self.name}" asks for a PIN')
             check_pin_state(self.name, info.flags)
+            if info.flags & TokenFlag.USER_PIN_COUNT_LOW:
+                log.warning("Token was given a wrong user PIN since the last right one", token=self.name)
             pin = self._pin.read()
             if was_refused(identity, pin):
                 raise InvalidConfig(

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from keymanagers.base import KeyId
+from keymanagers.base import KeyId, fingerprint, key_type_of
 from keymanagers.pkcs11.device import Device, TokenStatus
 from keymanagers.pkcs11.ladder import Pause
 from keymanagers.pkcs11.objects import StoredKey, stored_keys
@@ -105,8 +105,16 @@ class Tokens:
         with self._lock:
             self._known[key] = made.public
             self._held[device] = self._held.get(device, frozenset()) | {key}
-        if len(self._devices) > 1:
-            log.info("Key made in one token, to be copied to the others", key_id=key, token=device.name)
+        log.info(
+            "Key made in token",
+            key_id=key,
+            key_type=str(key_type_of(made.public)),
+            public_key_sha256=fingerprint(made.public),
+            cka_id=made.cka_id.hex(),
+            token=device.name,
+            serial=device.status().serial,
+            to_be_copied=len(self._devices) > 1,
+        )
         return made
 
     def destroy(self, key: KeyId, operation: str, work: Callable[[Session], bool]) -> bool:
@@ -124,7 +132,14 @@ class Tokens:
         if failed is not None:
             raise failed
         with self._lock:
-            self._known.pop(key, None)
+            known = self._known.pop(key, None)
+        if found:
+            log.info(
+                "Key destroyed in token",
+                key_id=key,
+                public_key_sha256=fingerprint(known) if known is not None else "",
+                token=self.name,
+            )
         return found
 
     def read(self, key: KeyId, operation: str, work: Callable[[Session], T]) -> T:

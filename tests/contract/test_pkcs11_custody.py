@@ -1,14 +1,16 @@
 """What a token says and does about our keys, asked through python-pkcs11, which shares no code with ours."""
 
 from collections.abc import Iterator
+from hashlib import sha256
 
 import pkcs11
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from pkcs11 import Attribute, ObjectClass
+from structlog.testing import capture_logs
 
-from keymanagers.base import KeyId, KeyInspector, KeyType
+from keymanagers.base import KeyId, KeyInspector, KeyType, fingerprint
 from keymanagers.pkcs11.manager import Pkcs11KeyManager
 from spiffe_core.errors import KeyNotFound
 
@@ -162,3 +164,17 @@ def test_what_is_left_of_a_half_made_key_is_no_key_and_can_be_cleared(manager, a
     manager.retire(KeyId("a"))
     assert list(auditor.get_objects()) == []
     manager.generate(KeyId("a"), KeyType.EC_P256)
+
+
+def test_it_is_logged_which_key_was_made_and_destroyed_and_where(own_token, manager):
+    with capture_logs() as lines:
+        key = manager.generate(KeyId("a"), KeyType.EC_P384)
+        manager.retire(KeyId("a"))
+    made, destroyed = (line for line in lines if line["event"].startswith("Key "))
+    assert made["event"] == "Key made in token"
+    assert destroyed["event"] == "Key destroyed in token"
+    assert own_token.folder.name.replace("-", "").endswith(made["serial"])
+    assert (made["key_type"], made["token"]) == ("ec-p384", "own")
+    assert made["cka_id"] == sha256(b"example.org/a").hexdigest()[:40]
+    for line in (made, destroyed):
+        assert (line["key_id"], line["public_key_sha256"]) == ("a", fingerprint(key.public))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -144,6 +145,25 @@ def test_where_other_programs_hold_the_last_sessions_those_that_are_open_must_do
     assert at_once(lambda: sign(key), 6) == [None] * 6
     assert manager.status()[0].bound < 16
     assert shim.most_inside("C_Sign") == 2
+
+
+def test_sessions_that_other_programs_gave_back_are_used_in_time(shim, own_token):
+    now = [1000.0]
+    shim.allow_sessions(3, told=False)
+    config = own_token.config(module=shim.path, max_sessions=3)
+    with closing(Pkcs11KeyManager(config, monotonic=lambda: now[0])) as manager:
+        key = made(manager)
+        shim.delay("C_Sign", 0.02)
+        assert at_once(lambda: sign(key), 6) == [None] * 6
+        assert manager.status()[0].bound == 2
+        shim.heal()
+        now[0] += 29.0
+        sign(key)
+        assert manager.status()[0].bound == 2
+        now[0] += 2.0
+        sign(key)
+        assert at_once(lambda: sign(key), 6) == [None] * 6
+        assert (manager.status()[0].bound, shim.most_inside("C_Sign")) == (3, 3)
 
 
 def test_a_module_that_takes_no_threads_is_entered_by_one_at_a_time(shim, opened):
