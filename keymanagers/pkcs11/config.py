@@ -94,8 +94,8 @@ trust domain."""
     timeout: timedelta = timedelta(seconds=10)
     """Longest that an operation waits for a session, or for the library to be re-initialised."""
     reinitialize_interval: timedelta = timedelta(seconds=10)
-    """Shortest time between two re-initialisations of the library because of this token. Each disturbs every user of \
-the library in this process."""
+    """Longest pause between two re-initialisations of the library because of this token, of which the first did not \
+help and each disturbs whatever else works in the library. While nothing works, the pauses are half a second at most."""
     verify_signatures: bool = False
     """Check each signature with the public key before it is handed out. A server's authorities do so anyway."""
 
