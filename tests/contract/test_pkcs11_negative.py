@@ -137,6 +137,21 @@ def test_keys_in_memory_or_in_a_file_are_not_said_to_be_proven(tmp_path):
         assert not isinstance(disk, KeyProver)
 
 
+def test_each_of_several_tokens_is_examined_and_one_without_the_key_says_so(token_pool):
+    with token_pool.borrow() as east, token_pool.borrow() as west:
+        uris = tuple(f"pkcs11:token={one.label}?pin-source=file:{one.pin_file}" for one in (east, west))
+        config = east.config(token="", pin_source="", tokens=uris)
+        with closing(Pkcs11KeyManager(config)) as manager:
+            manager.generate(A, KeyType.EC_P256)
+            first, second = manager.examine(A, attempt=True)
+            with pytest.raises(KeyNotFound):
+                manager.examine(KeyId("b"), attempt=True)
+    assert (first.device, first.problems) == (east.label, ())
+    assert (second.device, second.attempts) == (west.label, ())
+    assert second.problems[0].startswith("it does not hold the key: its vendor's means must copy it")
+    assert first.serial != second.serial
+
+
 # -- answers that prove nothing, from a module that gives them when it is told to
 
 

@@ -34,6 +34,11 @@ CUSTODY = {
     "CKA_UNWRAP": False,
     "CKA_DERIVE": False,
 }
+NOT_REFUSED = {
+    "opencryptoki": set(),
+    # Its library changes what it says of a key, though the TPM gives the key's value to nobody.
+    "tpm2-pkcs11": {"C_SetAttributeValue(CKA_EXTRACTABLE = true)", "C_SetAttributeValue(CKA_SENSITIVE = false)"},
+}
 YUBIHSM = PROFILES["yubihsm2"]
 
 
@@ -44,6 +49,10 @@ def test_another_vendors_token_makes_keeps_and_signs_with_the_keys_that_it_knows
     assert report["types"] == {kind: "made" if kind in made else "Unsupported" for kind in (*EC, *RSA)}
     for said in report["custody"]:
         assert {attribute: said[attribute] for attribute in CUSTODY} == CUSTODY
+    for attempts in report["attempts"].values():
+        assert {way for way, outcome, _ in attempts if outcome not in {"refused", "impossible"}} == NOT_REFUSED[name]
+        assert any(outcome == "refused" for way, outcome, _ in attempts if way.startswith("C_GetAttributeValue"))
+    assert report["attributes after the attempts"] == report["custody"]
     assert report["twice"]
     assert report["threads"] == THREADS * len(made)
     assert report["same after reopening"]

@@ -31,6 +31,12 @@ def main() -> None:
     }
     keys = [one for one in made.values() if isinstance(one, Key)]
     report["custody"] = [dict(manager.attributes(key.id)) for key in keys]
+    report["attempts"] = {
+        key.id: [(tried.way, tried.outcome, tried.answer) for tried in one.attempts]
+        for key in keys
+        for one in manager.examine(key.id, attempt=True)
+    }
+    report["attributes after the attempts"] = [dict(manager.attributes(key.id)) for key in keys]
     report["twice"] = refusal(lambda: manager.generate(keys[0].id, keys[0].type))
     report["threads"] = in_threads(keys)
     before = shown(manager)
