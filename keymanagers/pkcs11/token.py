@@ -14,7 +14,7 @@ Every method is called inside the module's gate.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -126,15 +126,18 @@ class Token:
         with self._locked():
             self._drop_anchor()
 
+    def _locked(self) -> AbstractContextManager[None]:
+        return self._held(self._lock)
+
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _held(self, lock: threading.Lock) -> Iterator[None]:
         """One at a time, but nobody waits for ever for a call that hangs."""
-        if not self._lock.acquire(timeout=self._timeout):
+        if not lock.acquire(timeout=self._timeout):
             raise KeyManagerUnavailable(f'token "{self.name}": a login or an opened session does not return')
         try:
             yield
         finally:
-            self._lock.release()
+            lock.release()
 
     def _set_up(self) -> None:
         """Choose the token, open the anchor and log in.
@@ -176,7 +179,7 @@ class Token:
     def _log_in(self, session: int, info: TokenInfo) -> None:
         module = self._module
         identity = f"{module.path}\0{info.serial}"
-        with module.login_lock:
+        with self._held(module.login_lock):
             if module.cryptoki.session_info(session)[1]:
                 return  # by another key manager of this process
             if self._pin is None:

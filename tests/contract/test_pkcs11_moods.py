@@ -314,6 +314,23 @@ def test_when_every_session_hangs_the_next_operation_is_refused_in_time(shim, op
     sign(key)
 
 
+def test_a_login_that_hangs_is_not_waited_for_by_another_key_manager_of_the_module(shim, opened):
+    manager = opened(timeout=SOON)
+    key = made(manager)
+    shim.hang("C_Login")
+    shim.log_out("own")
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(signature_of, key)
+        wait_until(lambda: shim.hanging == 1)
+        with pytest.raises(KeyManagerUnavailable, match="a login or an opened session does not return"):
+            opened(timeout=SOON, authority_group="other.org")
+        with pytest.raises(KeyManagerUnavailable, match="a login or an opened session does not return"):
+            sign(key)
+        shim.release()
+        assert hanging.result(30.0)
+    opened(timeout=SOON, authority_group="other.org")
+
+
 def test_a_key_manager_can_be_closed_while_a_call_hangs(shim, own_token):
     manager = Pkcs11KeyManager(own_token.config(module=shim.path, timeout=SOON))
     key = made(manager)
