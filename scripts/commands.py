@@ -26,8 +26,8 @@ _HEAD: Final = """\
 
 Made by `make docs` from the commands themselves; do not edit.
 
-They are SPIRE's: the same names, flags, output and exit codes. A flag may be written with one dash or two, with `=` or
-without, and in kebab case: `-spiffeID ID`, `--spiffeID=ID`, `--spiffe-id ID`.
+They are SPIRE's: the same names, flags, output and exit codes; only `keys` is ours. A flag may be written with one dash
+or two, with `=` or without, and in kebab case: `-spiffeID ID`, `--spiffeID=ID`, `--spiffe-id ID`.
 
 These flags are not repeated below:
 

@@ -14,6 +14,9 @@ From the C interface upwards::
     device     a token at work, and the ladder that brings it back
     tokens     one token, or several that hold the same keys
     objects    how our keys are written to a token and read from it
+    readback   what a token says of a key's custody
+    negative   what it does when somebody is after the key's value
+    examination  both, of one key in each token
     keys       a key as ``cryptography`` sees it
     manager    the key manager; ``config`` and ``uri`` say what it is told
 
