@@ -207,7 +207,7 @@ async def test_an_agent_gives_up_after_about_a_minute(served, tmp_path):
             await running
     finally:
         await parts.close()
-    assert 40 < served.clock.monotonic() <= 61
+    assert 30 < served.clock.monotonic() <= 61, "pauses grow from 5 s, a tenth more or less"
     assert StateFile(tmp_path).state.connection_attempts >= 4
     assert len(StateFile(tmp_path).state.key_ids) == 1, "one key serves all attempts"
 

@@ -231,6 +231,7 @@ class Limited:
 
 class Address:
     address = "192.0.2.1:4"
+    host = "192.0.2.1"
 
 
 def answer(text):
