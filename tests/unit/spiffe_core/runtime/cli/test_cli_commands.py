@@ -126,6 +126,7 @@ SERVER = {
     "experimental": ["bundle"],
     "experimental bundle": ["delete", "list", "set", "show"],
     "jwt": ["mint"],
+    "keys": ["check", "list", "show"],
     "logger": ["get", "reset", "set"],
     "token": ["generate"],
     "x509": ["mint"],
