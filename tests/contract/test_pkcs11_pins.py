@@ -81,7 +81,9 @@ def test_a_uri_may_name_each_source(own_token, hide, kind):
     source = hide(kind, own_token.pin_file.read_bytes())
     uri = Pkcs11Uri.parse(str(Pkcs11Uri(token="own", pin_source=source)))
     with closing(Pkcs11KeyManager(own_token.config(token="", uri=uri, pin_source=""))) as manager:
-        manager.generate(KeyId("a"), KeyType.EC_P256)
+        made = manager.generate(KeyId("a"), KeyType.EC_P256)
+        (shown,) = manager.keys()
+        assert shown.public == made.public
 
 
 @pytest.mark.parametrize("kind", KINDS)

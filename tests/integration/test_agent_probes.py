@@ -1,14 +1,11 @@
 """What an agent shows to those who look after it: health over HTTP and gRPC, metrics, its log."""
 
 import json
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
+from tests.support.probes import free_port, get
 from tests.support.server_processes import wait_until
 from tests.support.world import World, a_world, patiently
 
@@ -17,23 +14,6 @@ from tests.support.world import World, a_world, patiently
 def world() -> Iterator[World]:
     with a_world() as made:
         yield made
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read().decode()
-    except OSError:
-        return 0, ""
 
 
 def test_an_agent_is_live_at_once_and_ready_when_it_serves(world):

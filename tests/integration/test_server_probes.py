@@ -3,34 +3,14 @@
 import json
 import os
 import signal
-import socket
-import urllib.error
-import urllib.request
-from contextlib import closing
 
 import pytest
 
 from spiffe_core.api.spire.api.server.bundle.v1 import bundle_pb2
+from tests.support.probes import free_port, get
 from tests.support.server_processes import ServerProcess, server_process, wait_until
 
 COUNTED = 'spire_server_rpc_total{method="/spire.api.server.bundle.v1.Bundle/CountBundles",status="OK"}'
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read().decode()
-    except OSError:
-        return 0, ""
 
 
 def metric(port: int, name: str) -> str:
